@@ -1,0 +1,175 @@
+"""From a command line to an mmengine Runner: what tools/train.py, tools/test.py and tools/image_demo.py share."""
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.device import get_device
+from mmengine.logging import print_log
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+from torch import nn
+
+from mmpelk.checkpoints import check_fit, model_weights, read_checkpoint
+from mmpelk.errors import InputError
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn an InputError into one line on stderr and exit code 1. Errors of any other kind keep their traceback."""
+    try:
+        yield
+    except InputError as error:
+        # An error from a data loader's worker carries the worker's traceback in front of the message.
+        message = str(error).strip().splitlines()[-1]
+        print(f'error: {message.removeprefix("mmpelk.errors.InputError: ")}', file=sys.stderr)
+        sys.exit(1)
+
+
+def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that OpenMMLab's train and test tools share."""
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--work-dir', help='folder for logs, checkpoints and results; default: work_dirs/<config name>')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='settings that override the config, as key=value; lists as key="[a,b]" or key=a,b',
+    )
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by torch.distributed.launch')
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read the config of a parsed command line and apply the shared options to it.
+
+    Raises:
+        InputError: If the file is missing or is not a config, or an option does not apply to it.
+    """
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg = read_config(args.config, args.cfg_options)
+    cfg.launcher = args.launcher
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
+    _adapt_to_machine(cfg)
+    return cfg
+
+
+def read_config(path: str, options: dict | None = None) -> Config:
+    """Read a config file and merge ``options`` into it.
+
+    Raises:
+        InputError: If the file is missing or is not a config, or an option does not apply to it.
+    """
+    if not Path(path).is_file():
+        raise InputError(f'config {path} does not exist')
+    try:
+        cfg = Config.fromfile(path)
+    except (SyntaxError, OSError, KeyError, TypeError, AttributeError, ImportError, ValueError) as error:
+        raise InputError(f'config {path} cannot be read: {_first_line(error)}') from error
+    if 'model' not in cfg:
+        raise InputError(f'config {path} has no model')
+    try:
+        cfg.merge_from_dict(options or {})
+    except (KeyError, TypeError, IndexError, AttributeError, AssertionError) as error:
+        raise InputError(f'--cfg-options do not fit {path}: {_first_line(error)}') from error
+    return cfg
+
+
+def _adapt_to_machine(cfg: Config) -> None:
+    """On a machine without a GPU, train in float32 and communicate over gloo."""
+    if get_device() not in ('cpu', 'mps'):
+        return
+    if cfg.get('optim_wrapper', {}).get('type') == 'AmpOptimWrapper':
+        print_log('no GPU here: the config asks for AMP, training runs in float32', 'current', logging.WARNING)
+        cfg.optim_wrapper.type = 'OptimWrapper'
+        for key in ('loss_scale', 'dtype', 'use_fsdp'):
+            cfg.optim_wrapper.pop(key, None)
+    cfg.setdefault('env_cfg', ConfigDict()).setdefault('dist_cfg', ConfigDict()).backend = 'gloo'
+
+
+def enable_amp(cfg: Config) -> None:
+    """Switch mixed precision on (``--amp``).
+
+    Raises:
+        InputError: If there is no GPU, or the config has an optimizer wrapper that AMP cannot replace.
+    """
+    if get_device() in ('cpu', 'mps'):
+        raise InputError('--amp needs a GPU and there is none here; leave it out to train in float32')
+    wrapper = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    if wrapper not in ('OptimWrapper', 'AmpOptimWrapper'):
+        raise InputError(f'--amp replaces OptimWrapper, but the config has optim_wrapper.type={wrapper!r}')
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+
+
+def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
+    """Check that the folders and files that the datasets name exist.
+
+    Args:
+        cfg: The config.
+        splits: Of 'train', 'val', 'test'.
+
+    Raises:
+        InputError: If one is missing, or a folder of images is empty.
+    """
+    for split in splits:
+        loader = cfg.get(f'{split}_dataloader')
+        for key, dataset in _datasets(loader.dataset, f'{split}_dataloader.dataset') if loader else ():
+            root = Path(dataset.get('data_root') or '')
+            hint = f'put the data there or set {key}.data_root'
+            for name, value in (dataset.get('data_prefix') or {}).items():
+                folder = root / value
+                if not folder.is_dir():
+                    raise InputError(f'data folder {folder} does not exist ({key}.data_prefix.{name}); {hint}')
+                if not any(folder.iterdir()):
+                    raise InputError(f'data folder {folder} is empty ({key}.data_prefix.{name}); {hint}')
+            if dataset.get('ann_file') and not (root / dataset.ann_file).exists():
+                raise InputError(f'annotation file {root / dataset.ann_file} does not exist ({key}.ann_file); {hint}')
+
+
+def _datasets(dataset: ConfigDict, key: str) -> Iterator[tuple[str, ConfigDict]]:
+    """A dataset's config with its place in the config, or those inside if it is a wrapper."""
+    if 'dataset' in dataset:
+        yield from _datasets(dataset.dataset, f'{key}.dataset')
+    elif 'datasets' in dataset:
+        for index, inner in enumerate(dataset.datasets):
+            yield from _datasets(inner, f'{key}.datasets.{index}')
+    else:
+        yield key, dataset
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build the runner, and with it the model.
+
+    Raises:
+        InputError: If something in the config cannot be built.
+    """
+    try:
+        return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f'the config cannot be built: {_first_line(error)}') from error
+
+
+def check_checkpoint(path: str | Path, model: nn.Module, at_least: float = 1.0) -> None:
+    """Check that a file the runner is about to load is safe, whole, and of this model.
+
+    Args:
+        path: The checkpoint.
+        model: The model as built.
+        at_least: Share of the model's tensors that must be matched.
+
+    Raises:
+        InputError: If it is not.
+    """
+    check_fit(model_weights(read_checkpoint(path)), model, path, at_least)
+
+
+def _first_line(error: BaseException) -> str:
+    text = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
+    return (str(text).strip().splitlines() or [type(error).__name__])[0]

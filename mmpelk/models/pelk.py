@@ -1,0 +1,323 @@
+"""The PeLK backbone (CVPR 2024, arXiv 2403.07589)."""
+from __future__ import annotations
+
+from typing import Sequence
+
+import torch
+import torch.nn as nn
+from mmcv.cnn.bricks import DropPath
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from mmpelk.ops import SharingGrid
+from mmpelk.ops.backends import check_backend_name
+from mmpelk.ops.peripheral_conv import check_pos_embed_mode
+
+from .token_mixer import TokenMixer
+
+NUM_STAGES = 4
+MIN_INPUT = 32
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """LayerNorm over the channels of an (N, C, H, W) map."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).contiguous()
+
+
+class PeLKBlock(nn.Module):
+    """Token mixer -> LayerNorm -> MLP -> layer scale -> drop path, added to the input (section 4.4).
+
+    Args:
+        channels: C.
+        drop_path_rate: Probability to drop the block's branch for an image.
+        layer_scale_init_value: Start of the layer scale; 0 for none.
+        with_cp: Recompute the MLP in the backward pass. It holds most of the block's memory, and no statistics that a second
+            pass would count twice.
+        mixer: Arguments of :class:`TokenMixer`.
+    """
+
+    def __init__(
+        self, channels: int, drop_path_rate: float, layer_scale_init_value: float, with_cp: bool, **mixer
+    ) -> None:
+        super().__init__()
+        self.token_mixer = TokenMixer(channels, **mixer)
+        self.norm = nn.LayerNorm(channels, eps=1e-6)
+        self.pointwise_conv1 = nn.Linear(channels, 4 * channels)
+        self.act = nn.GELU()
+        self.pointwise_conv2 = nn.Linear(4 * channels, channels)
+        self.gamma = nn.Parameter(torch.full((channels,), layer_scale_init_value)) if layer_scale_init_value > 0 else None
+        self.drop_path = DropPath(drop_path_rate)
+        self.with_cp = with_cp
+
+    def forward(self, x: Tensor, pos_embed: Tensor | None = None) -> Tensor:
+        """(N, C, H, W) to (N, C, H, W); ``pos_embed`` is the stage's h."""
+        mixed = self.token_mixer(x, pos_embed)
+        if self.with_cp and torch.is_grad_enabled():
+            branch = checkpoint(self._mlp, mixed, use_reentrant=False)
+        else:
+            branch = self._mlp(mixed)
+        return x + self.drop_path(branch)
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        x = self.norm(x.permute(0, 2, 3, 1))
+        x = self.pointwise_conv2(self.act(self.pointwise_conv1(x)))
+        if self.gamma is not None:
+            x = x * self.gamma
+        return x.permute(0, 3, 1, 2)
+
+
+class PeLKStage(nn.Sequential):
+    """Blocks of one resolution, which share one positional embedding h.
+
+    The first block holds h: a parameter of the stage itself would break the name pattern ``stages.{i}.{j}.*`` that OpenMMLab's
+    layer-decay constructors read.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        pos_embed = self.pos_embed
+        for block in self:
+            x = block(x, pos_embed)
+        return x
+
+    @property
+    def pos_embed(self) -> Tensor | None:
+        """The h that all kernels of the stage share, (1 or conv channels, k, k), or None."""
+        return self[0].token_mixer.pos_embed
+
+    def switch_to_deploy(self) -> None:
+        pos_embed = self.pos_embed
+        for block in self:
+            block.token_mixer.switch_to_deploy(pos_embed)
+
+
+# OpenMMLab's LearningRateDecayOptimizerConstructor asks whether 'ConvNeXt' is in the class's name; PeLK has ConvNeXt's layout.
+@MODELS.register_module(name='PeLK')
+class PeLKConvNeXt(BaseModule):
+    """PeLK: ConvNeXt's layout with peripheral convolutions of up to 101x101 and more.
+
+    `PeLK: Parameter-efficient Large Kernel ConvNets with Peripheral Convolution <https://arxiv.org/abs/2403.07589>`_
+
+    Args:
+        arch (str | dict): 'tiny', 'small', 'base' (the paper's), or 'atto', 'femto', 'pico', 'nano' (ConvNeXt's small sizes), or
+            a dict with ``depths`` and ``channels``, four each. Defaults to 'tiny'.
+        in_channels (int): Channels of the input. Defaults to 3.
+        kernel_sizes (Sequence[int]): Kernel size of each stage. Defaults to (51, 49, 47, 13).
+        center_size (int | Sequence[int]): Size of the kernels' fine-grained centre, one for all stages or one each.
+            Defaults to 5.
+        grid_base (int): Growth m of the cells outside the centre (Eq. 2). Defaults to 2.
+        sharing_grids (Sequence[Sequence[int]], optional): Explicit half grids, outermost cell first, one per stage. They replace
+            ``kernel_sizes``, ``center_size`` and ``grid_base``. Defaults to None.
+        pos_embed (str, optional): 'shared' for one h of (1, k, k) per stage, 'per_channel' for (convolved channels, k, k) per
+            stage, None for no h (section 4.2). Defaults to 'shared'.
+        pos_embed_mode (str): 'literal' counts h at every tap (Eq. 3), 'inside' only where the tap lies inside the map.
+            Defaults to 'literal'.
+        conv_ratio (float): Share of the channels that are convolved (section 4.3). Defaults to 3/8.
+        small_kernel (int, optional): Size of the re-parameterised small branch, None for none. Defaults to 5.
+        width_factor (float): Factor on the channels, truncated. Defaults to 1.3.
+        drop_path_rate (float): Stochastic depth, rising linearly to this rate at the last block. Defaults to 0.
+        layer_scale_init_value (float): Start of the layer scale, 0 for none. Defaults to 1e-6.
+        out_indices (Sequence[int]): Stages whose output is returned, each through a LayerNorm of its own.
+            Defaults to (0, 1, 2, 3).
+        frozen_stages (int): 0 freezes the stem, n the stem and the first n stages, -1 nothing. Defaults to -1.
+        norm_eval (bool): Keep BatchNorm in eval mode while training. Defaults to False.
+        with_cp (bool): Recompute the blocks' MLPs in the backward pass to save memory. Defaults to False.
+        norm_cfg (dict): Norm of the convolution branches. Defaults to ``dict(type='BN')``.
+        backend (str): How the convolutions are evaluated: 'auto', or one of ``mmpelk.ops.available_backends()``.
+            Defaults to 'auto'.
+        init_cfg (dict, optional): mmengine's initialisation config; None keeps the constructor's own initialisation.
+
+    Raises:
+        ValueError: If an argument does not fit; the message names it.
+    """
+
+    arch_settings = {
+        'atto': dict(depths=(2, 2, 6, 2), channels=(40, 80, 160, 320)),
+        'femto': dict(depths=(2, 2, 6, 2), channels=(48, 96, 192, 384)),
+        'pico': dict(depths=(2, 2, 6, 2), channels=(64, 128, 256, 512)),
+        'nano': dict(depths=(2, 2, 8, 2), channels=(80, 160, 320, 640)),
+        'tiny': dict(depths=(3, 3, 9, 3), channels=(96, 192, 384, 768)),
+        'small': dict(depths=(3, 3, 27, 3), channels=(96, 192, 384, 768)),
+        'base': dict(depths=(3, 3, 27, 3), channels=(128, 256, 512, 1024)),
+    }
+
+    def __init__(
+        self,
+        arch='tiny',
+        in_channels=3,
+        kernel_sizes=(51, 49, 47, 13),
+        center_size=5,
+        grid_base=2,
+        sharing_grids=None,
+        pos_embed='shared',
+        pos_embed_mode='literal',
+        conv_ratio=3 / 8,
+        small_kernel=5,
+        width_factor=1.3,
+        drop_path_rate=0.0,
+        layer_scale_init_value=1e-6,
+        out_indices=(0, 1, 2, 3),
+        frozen_stages=-1,
+        norm_eval=False,
+        with_cp=False,
+        norm_cfg=dict(type='BN'),
+        backend='auto',
+        init_cfg=None,
+    ):
+        super().__init__(init_cfg)
+        depths, channels = self._resolve_arch(arch)
+        self.channels = tuple(int(width * width_factor) for width in channels)
+        self.grids = self._resolve_grids(kernel_sizes, center_size, grid_base, sharing_grids)
+        self.out_indices = tuple(out_indices)
+        self.frozen_stages = frozen_stages
+        self.norm_eval = norm_eval
+        self._check(pos_embed, pos_embed_mode, conv_ratio, small_kernel, drop_path_rate, backend)
+
+        self.downsample_layers = nn.ModuleList()
+        self.stages = nn.ModuleList()
+        drop_rates = torch.linspace(0, drop_path_rate, sum(depths)).tolist()
+        for i, (depth, width) in enumerate(zip(depths, self.channels)):
+            self.downsample_layers.append(self._downsample_layer(i, in_channels))
+            stage = PeLKStage(
+                *(
+                    PeLKBlock(
+                        width,
+                        drop_path_rate=drop_rates.pop(0),
+                        layer_scale_init_value=layer_scale_init_value,
+                        with_cp=with_cp,
+                        grid=self.grids[i],
+                        conv_ratio=conv_ratio,
+                        small_kernel=small_kernel,
+                        pos_embed_mode=pos_embed_mode,
+                        norm_cfg=norm_cfg,
+                        backend=backend,
+                    )
+                    for _ in range(depth)
+                )
+            )
+            if pos_embed is not None:
+                stage[0].token_mixer.own_pos_embed(per_channel=pos_embed == 'per_channel')
+            self.stages.append(stage)
+            if i in self.out_indices:
+                self.add_module(f'norm{i}', LayerNorm2d(width, eps=1e-6))
+        self._reset_parameters()
+        self._freeze_stages()
+
+    def _resolve_arch(self, arch) -> tuple[Sequence[int], Sequence[int]]:
+        if isinstance(arch, str):
+            if arch not in self.arch_settings:
+                raise ValueError(f'arch must be one of {list(self.arch_settings)} or a dict, got {arch!r}')
+            arch = self.arch_settings[arch]
+        if not isinstance(arch, dict) or set(arch) != {'depths', 'channels'}:
+            raise ValueError(f"arch must be a name or a dict with 'depths' and 'channels', got {arch!r}")
+        for name in ('depths', 'channels'):
+            _check_length(f"arch['{name}']", arch[name])
+        return arch['depths'], arch['channels']
+
+    @staticmethod
+    def _resolve_grids(kernel_sizes, center_size, grid_base, sharing_grids) -> tuple[SharingGrid, ...]:
+        if sharing_grids is not None:
+            _check_length('sharing_grids', sharing_grids)
+            return tuple(SharingGrid.from_half(half) for half in sharing_grids)
+        _check_length('kernel_sizes', kernel_sizes)
+        centers = (center_size,) * NUM_STAGES if isinstance(center_size, int) else center_size
+        _check_length('center_size', centers)
+        return tuple(SharingGrid.peripheral(k, center, grid_base) for k, center in zip(kernel_sizes, centers))
+
+    def _check(self, pos_embed, pos_embed_mode, conv_ratio, small_kernel, drop_path_rate, backend) -> None:
+        if pos_embed not in ('shared', 'per_channel', None):
+            raise ValueError(f"pos_embed must be 'shared', 'per_channel' or None, got {pos_embed!r}")
+        check_pos_embed_mode(pos_embed_mode)
+        check_backend_name(backend)
+        if not 0 < conv_ratio <= 1 or int(conv_ratio * min(self.channels)) < 1:
+            raise ValueError(
+                f'conv_ratio must lie in (0, 1] and leave a channel to convolve, got {conv_ratio} for channels {self.channels}'
+            )
+        smallest = min(grid.kernel_size for grid in self.grids)
+        if small_kernel is not None and (small_kernel % 2 == 0 or not 0 < small_kernel <= smallest):
+            raise ValueError(f'small_kernel must be None or odd and at most the smallest kernel {smallest}, got {small_kernel}')
+        if not 0 <= drop_path_rate < 1:
+            raise ValueError(f'drop_path_rate must lie in [0, 1), got {drop_path_rate}')
+        if not self.out_indices or any(i not in range(NUM_STAGES) for i in self.out_indices):
+            raise ValueError(f'out_indices must be stages from 0 to {NUM_STAGES - 1}, got {self.out_indices}')
+        if self.frozen_stages not in range(-1, NUM_STAGES + 1):
+            raise ValueError(f'frozen_stages must lie between -1 and {NUM_STAGES}, got {self.frozen_stages}')
+
+    def _downsample_layer(self, stage: int, in_channels: int) -> nn.Sequential:
+        width = self.channels[stage]
+        if stage == 0:
+            return nn.Sequential(nn.Conv2d(in_channels, width, 4, stride=4), LayerNorm2d(width, eps=1e-6))
+        previous = self.channels[stage - 1]
+        return nn.Sequential(LayerNorm2d(previous, eps=1e-6), nn.Conv2d(previous, width, 2, stride=2))
+
+    def _reset_parameters(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Conv2d):
+                # The variance of a normed input is kept, so that every stage starts on the scale of its convolved channels.
+                nn.init.trunc_normal_(module.weight, std=module.weight[0].numel() ** -0.5)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Features of the stages in ``out_indices``.
+
+        Args:
+            x: (N, in_channels, H, W), H and W at least 32, not necessarily multiples of 32 (borders are cut by the strides).
+
+        Returns:
+            (N, C_i, H // 4, W // 4), then half as high and wide from stage to stage.
+
+        Raises:
+            ValueError: If the input is smaller than 32x32.
+        """
+        if min(x.shape[-2:]) < MIN_INPUT:
+            raise ValueError(f'PeLK needs inputs of at least {MIN_INPUT}x{MIN_INPUT}, got {x.shape[-2]}x{x.shape[-1]}')
+        outputs = []
+        for i, (downsample, stage) in enumerate(zip(self.downsample_layers, self.stages)):
+            x = stage(downsample(x))
+            if i in self.out_indices:
+                outputs.append(getattr(self, f'norm{i}')(x))
+        return tuple(outputs)
+
+    def train(self, mode: bool = True) -> PeLKConvNeXt:
+        """Set the mode; frozen stages, and BatchNorm under ``norm_eval``, stay in eval mode."""
+        super().train(mode)
+        self._freeze_stages()
+        if mode and self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def _freeze_stages(self) -> None:
+        frozen = []
+        if self.frozen_stages >= 0:
+            frozen.append(self.downsample_layers[0])
+        for i in range(self.frozen_stages):
+            frozen += [self.downsample_layers[i], self.stages[i]]
+        for module in frozen:
+            module.eval()
+            module.requires_grad_(False)
+
+    def switch_to_deploy(self) -> None:
+        """Replace every token mixer's convolutions by one plain depthwise convolution; outputs in eval mode stay equal.
+
+        Raises:
+            ValueError: If the model was built with ``pos_embed_mode='inside'``.
+        """
+        for stage in self.stages:
+            stage.switch_to_deploy()
+
+
+PeLK = PeLKConvNeXt
+
+
+def _check_length(name: str, values: Sequence) -> None:
+    if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != NUM_STAGES:
+        raise ValueError(f'{name} needs {NUM_STAGES} entries, one per stage, got {values!r}')

@@ -1,0 +1,175 @@
+"""The token mixer: peripheral convolution on a part of the channels, beside a small branch that merges into it."""
+from __future__ import annotations
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from mmcv.cnn import build_norm_layer
+from torch import Tensor
+
+from mmpelk.ops import SharingGrid, depthwise_conv2d, peripheral_conv2d, pos_embed_term
+
+
+class PeripheralConv(nn.Module):
+    """A depthwise convolution that stores a (C, 1, k', k') weight for a k x k kernel.
+
+    Args:
+        channels: C.
+        grid: The sharing grid, k' to k.
+        bias: Whether to add a learned (C,) bias.
+        backend: See :func:`mmpelk.ops.peripheral_conv2d`.
+    """
+
+    def __init__(self, channels: int, grid: SharingGrid, bias: bool = False, backend: str = 'auto') -> None:
+        super().__init__()
+        self.grid = grid
+        self.backend = backend
+        self.weight = nn.Parameter(torch.empty(channels, 1, grid.weight_size, grid.weight_size))
+        self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Give each of the k'^2 cells the same share of the output's variance on smooth input, 2 in all.
+
+        There a cell of area A answers A * w, so the variance is the sum of (A * std)^2 over the cells. With one std for all
+        weights the outermost cells would amplify smooth input about 7x (k = 51). About half of the variance is lost on real
+        maps, where the kernel reaches beyond the border.
+        """
+        nn.init.trunc_normal_(self.weight)
+        with torch.no_grad():
+            self.weight *= 2**0.5 / (self.grid.areas().to(self.weight) * self.grid.weight_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C, H, W)."""
+        return peripheral_conv2d(x, self.weight, self.grid, bias=self.bias, backend=self.backend)
+
+    def extra_repr(self) -> str:
+        k, size = self.grid.kernel_size, self.grid.weight_size
+        return f'{self.weight.shape[0]}, {k}x{k} from {size}x{size}, half_grid={list(self.grid.half)}, backend={self.backend!r}'
+
+
+class DepthwiseConv(nn.Module):
+    """A depthwise convolution with a full kernel: stride 1, 'same' zero padding.
+
+    Args:
+        channels: C.
+        kernel_size: Odd size k.
+        bias: Whether to add a learned (C,) bias.
+        backend: See :func:`mmpelk.ops.depthwise_conv2d`.
+    """
+
+    def __init__(self, channels: int, kernel_size: int, bias: bool = False, backend: str = 'auto') -> None:
+        super().__init__()
+        self.backend = backend
+        self.weight = nn.Parameter(nn.init.trunc_normal_(torch.empty(channels, 1, kernel_size, kernel_size), std=1 / kernel_size))
+        self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C, H, W)."""
+        return depthwise_conv2d(x, self.weight, self.bias, self.backend)
+
+    def extra_repr(self) -> str:
+        channels, _, k, _ = self.weight.shape
+        return f'{channels}, {k}x{k}, bias={self.bias is not None}, backend={self.backend!r}'
+
+
+class TokenMixer(nn.Module):
+    """Partial peripheral convolution (Eq. 4-6) with a re-parameterised small branch.
+
+    The first ``int(conv_ratio * C)`` channels are convolved, the others pass unchanged::
+
+        x -> split -> BN(large kernel) + BN(small kernel) + <w, h> -> concat
+                   -> unchanged ------------------------------------>
+
+    The constant <w, h> of Eq. 3 enters after the BatchNorm, which would remove it. Without a small branch there is no BatchNorm,
+    and the convolution has a bias instead.
+
+    Args:
+        channels: C.
+        grid: Sharing grid of the large kernel.
+        conv_ratio: Share of the channels that are convolved.
+        small_kernel: Odd size of the small branch's kernel, at most the large one's; None for no branch.
+        pos_embed_mode: See :func:`mmpelk.ops.pos_embed_term`.
+        norm_cfg: Config of the branches' norm.
+        backend: See :func:`mmpelk.ops.peripheral_conv2d`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        grid: SharingGrid,
+        conv_ratio: float,
+        small_kernel: int | None,
+        pos_embed_mode: str,
+        norm_cfg: dict,
+        backend: str,
+    ) -> None:
+        super().__init__()
+        self.conv_channels = int(conv_ratio * channels)
+        self.passed_channels = channels - self.conv_channels
+        self.pos_embed_mode = pos_embed_mode
+        self.pos_embed: nn.Parameter | None = None
+        has_branch = small_kernel is not None
+        self.large = PeripheralConv(self.conv_channels, grid, bias=not has_branch, backend=backend)
+        self.large_norm = self._branch_norm(norm_cfg) if has_branch else nn.Identity()
+        self.small = DepthwiseConv(self.conv_channels, small_kernel, backend=backend) if has_branch else None
+        self.small_norm = self._branch_norm(norm_cfg) if has_branch else None
+
+    def _branch_norm(self, norm_cfg: dict) -> nn.Module:
+        norm = build_norm_layer(norm_cfg, self.conv_channels)[1]
+        # Two branches of variance 1/2: their sum starts on the scale of the channels that pass unchanged.
+        nn.init.constant_(norm.weight, 0.5**0.5)
+        return norm
+
+    def own_pos_embed(self, per_channel: bool) -> None:
+        """Make this mixer the owner of its stage's h: (C, k, k) if ``per_channel``, otherwise (1, k, k)."""
+        k = self.large.grid.kernel_size
+        channels = self.conv_channels if per_channel else 1
+        self.pos_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(channels, k, k), std=0.02))
+
+    def forward(self, x: Tensor, pos_embed: Tensor | None = None) -> Tensor:
+        """Mix (N, C, H, W) to (N, C, H, W); ``pos_embed`` is the stage's h, (1 or conv channels, k, k)."""
+        convolved, passed = x.split((self.conv_channels, self.passed_channels), dim=1)
+        mixed = self.large_norm(self.large(convolved))
+        if self.small is not None:
+            mixed = mixed + self.small_norm(self.small(convolved))
+        if pos_embed is not None:
+            size = tuple(x.shape[-2:])
+            term = pos_embed_term(self.large.weight, self.large.grid, pos_embed, size, self.pos_embed_mode)
+            mixed = mixed + term.to(mixed.dtype)
+        return torch.cat((mixed, passed), dim=1)
+
+    @torch.no_grad()
+    def switch_to_deploy(self, pos_embed: Tensor | None) -> None:
+        """Fold grid, branch, norms and h into one plain depthwise convolution of equal output. Keeps the running statistics'
+        view of BatchNorm, as eval mode does.
+
+        Raises:
+            ValueError: If h counts only inside the map; such a term depends on the position and is no bias.
+        """
+        if isinstance(self.large, DepthwiseConv):
+            return
+        if pos_embed is not None and self.pos_embed_mode == 'inside':
+            raise ValueError("pos_embed_mode='inside' adds a term that depends on the position; it cannot be folded into a bias")
+        grid = self.large.grid
+        kernel, bias = _fold_norm(grid.expand(self.large.weight), self.large.bias, self.large_norm)
+        if self.small is not None:
+            small_kernel, small_bias = _fold_norm(self.small.weight, self.small.bias, self.small_norm)
+            margin = (grid.kernel_size - small_kernel.shape[-1]) // 2
+            kernel, bias = kernel + F.pad(small_kernel, [margin] * 4), bias + small_bias
+        if pos_embed is not None:
+            bias = bias + pos_embed_term(self.large.weight, grid, pos_embed, (1, 1))[:, 0, 0]
+        merged = DepthwiseConv(self.conv_channels, grid.kernel_size, bias=True, backend=self.large.backend).to(kernel)
+        merged.weight.copy_(kernel)
+        merged.bias.copy_(bias)
+        self.large, self.large_norm = merged, nn.Identity()
+        self.small = self.small_norm = self.pos_embed = None
+
+
+def _fold_norm(kernel: Tensor, bias: Tensor | None, norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Fold a BatchNorm in eval mode into the (C, 1, k, k) kernel and (C,) bias of the convolution before it."""
+    bias = kernel.new_zeros(kernel.shape[0]) if bias is None else bias
+    if isinstance(norm, nn.Identity):
+        return kernel, bias
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    return kernel * scale.view(-1, 1, 1, 1), norm.bias + (bias - norm.running_mean) * scale

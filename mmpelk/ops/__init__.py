@@ -1,0 +1,11 @@
+"""Peripheral and plain depthwise convolution with very large kernels. Needs torch alone.
+
+Two backends evaluate the same sum exactly: ``dense`` is torch's direct convolution, ``fft`` multiplies spectra, and ``auto`` takes
+the one that predicts less time (``backends/cost.py``).
+"""
+from .backends import available_backends
+from .depthwise import depthwise_conv2d
+from .peripheral_conv import peripheral_conv2d, pos_embed_term
+from .sharing_grid import SharingGrid
+
+__all__ = ['SharingGrid', 'available_backends', 'depthwise_conv2d', 'peripheral_conv2d', 'pos_embed_term']

@@ -1,0 +1,151 @@
+"""The sharing grid of peripheral convolution (PeLK, section 4.1)."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
+from typing import Sequence
+
+import torch
+from torch import Tensor
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+@dataclass(frozen=True)
+class SharingGrid:
+    """Cell sizes that tie a k' x k' weight to a k x k kernel (Eq. 1).
+
+    The kernel position (x, y) lies in cell (a, b) and reads ``weight[a, b]``. The same cell sizes run along both axes and are
+    symmetric about the centre, so half of them describe the grid.
+
+    Attributes:
+        half: Cell sizes from the outermost to the centre, as the paper prints them: ``(9, 8, 4, 2, 1, 1, 1)`` is the default
+            51x51 grid. The last entry is the single centre cell and is odd.
+
+    Raises:
+        ValueError: If ``half`` is empty, holds anything but positive integers, or ends in an even centre cell.
+    """
+
+    half: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.half or not all(_is_int(size) and size > 0 for size in self.half):
+            raise ValueError(f'a sharing grid needs positive integer cell sizes, outermost first, got {self.half!r}')
+        if self.half[-1] % 2 == 0:
+            raise ValueError(f'the centre cell (last of the half grid) must be odd, got {self.half[-1]} in {self.half!r}')
+
+    @classmethod
+    def peripheral(cls, kernel_size: int, center_size: int = 5, base: int = 2) -> SharingGrid:
+        """The paper's grid: single cells in the centre, then cells that grow as powers of ``base`` (Eq. 2).
+
+        Cells never shrink outward. What Eq. 2 leaves over at the rim becomes a cell of its own if it is at least as large as
+        the cell before it, and joins that cell otherwise; this rule gives every grid that the paper prints.
+
+        Args:
+            kernel_size: Odd size k of the kernel.
+            center_size: Odd size of the fine-grained centre, at most ``kernel_size``.
+            base: Growth m of the cells outside the centre; 1 gives a dense kernel.
+
+        Raises:
+            ValueError: If a size is even or not positive, the centre exceeds the kernel, or ``base`` is below 1.
+        """
+        for name, size in (('kernel_size', kernel_size), ('center_size', center_size)):
+            if not _is_int(size) or size < 1 or size % 2 == 0:
+                raise ValueError(f'{name} must be a positive odd integer, got {size!r}')
+        if center_size > kernel_size:
+            raise ValueError(f'center_size must not exceed kernel_size={kernel_size}, got {center_size}')
+        if not _is_int(base) or base < 1:
+            raise ValueError(f'base must be an integer of at least 1, got {base!r}')
+        outward = [1] * (center_size // 2 + 1)
+        rest = (kernel_size - center_size) // 2
+        size = base
+        while 0 < size <= rest:
+            outward.append(size)
+            rest -= size
+            size *= base
+        if rest and rest >= outward[-1]:
+            outward.append(rest)
+        elif rest:
+            outward[-1] += rest
+        return cls(tuple(reversed(outward)))
+
+    @classmethod
+    def dense(cls, kernel_size: int) -> SharingGrid:
+        """The grid without sharing: k' = k.
+
+        Raises:
+            ValueError: If ``kernel_size`` is not a positive odd integer.
+        """
+        return cls.peripheral(kernel_size, center_size=kernel_size)
+
+    @classmethod
+    def from_half(cls, half: Sequence[int]) -> SharingGrid:
+        """An explicit grid, outermost cell first and centre last, such as ``[9, 8, 4, 2, 1, 1, 1]``."""
+        return cls(tuple(half))
+
+    @property
+    def cells(self) -> tuple[int, ...]:
+        """All k' cell sizes along one axis."""
+        return self.half + self.half[-2::-1]
+
+    @property
+    def kernel_size(self) -> int:
+        """k, the size of the kernel that the grid spans."""
+        return sum(self.cells)
+
+    @property
+    def weight_size(self) -> int:
+        """k', the size of the weight that the grid shares."""
+        return 2 * len(self.half) - 1
+
+    @property
+    def edges(self) -> tuple[int, ...]:
+        """The k' + 1 cell borders along one axis, from 0 to k."""
+        return (0, *accumulate(self.cells))
+
+    def areas(self) -> Tensor:
+        """Positions per cell, a (k', k') float64 tensor that sums to k * k."""
+        cells = torch.tensor(self.cells, dtype=torch.float64)
+        return torch.outer(cells, cells)
+
+    def expand(self, weight: Tensor) -> Tensor:
+        """Spread a weight over its cells (Eq. 1).
+
+        Args:
+            weight: (..., k', k').
+
+        Returns:
+            (..., k, k), each position a copy of its cell's weight.
+        """
+        self._check('weight', weight, self.weight_size)
+        if self.weight_size == self.kernel_size:
+            return weight
+        index = _cell_index(self.cells, weight.device)
+        return weight.index_select(-2, index).index_select(-1, index)
+
+    def cell_sums(self, kernel: Tensor) -> Tensor:
+        """Sum a kernel within each cell: (..., k, k) -> (..., k', k'). The adjoint of :meth:`expand`."""
+        self._check('kernel', kernel, self.kernel_size)
+        if self.weight_size == self.kernel_size:
+            return kernel
+        index = _cell_index(self.cells, kernel.device)
+        rows = kernel.new_zeros(*kernel.shape[:-2], self.weight_size, self.kernel_size).index_add(-2, index, kernel)
+        return rows.new_zeros(*kernel.shape[:-2], self.weight_size, self.weight_size).index_add(-1, index, rows)
+
+    def reduce(self, kernel: Tensor) -> Tensor:
+        """Cell means: (..., k, k) -> (..., k', k'), the left inverse of :meth:`expand`."""
+        return self.cell_sums(kernel) / self.areas().to(kernel)
+
+    @staticmethod
+    def _check(name: str, tensor: Tensor, size: int) -> None:
+        if tensor.ndim < 2 or tuple(tensor.shape[-2:]) != (size, size):
+            raise ValueError(f'{name} must have shape (..., {size}, {size}) for this grid, got {tuple(tensor.shape)}')
+
+
+@lru_cache(maxsize=256)
+def _cell_index(cells: tuple[int, ...], device: torch.device) -> Tensor:
+    """The cell that each of the k positions along one axis lies in."""
+    return torch.repeat_interleave(torch.arange(len(cells)), torch.tensor(cells)).to(device)

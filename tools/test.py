@@ -1,0 +1,87 @@
+"""Test a checkpoint with a config of mmseg, mmdet or mmpretrain, and print the metrics."""
+from __future__ import annotations
+
+import argparse
+
+from mmengine.config import Config, ConfigDict
+from mmengine.evaluator import DumpResults
+from mmengine.runner import Runner
+
+from mmpelk.errors import InputError
+from mmpelk.launch import add_runner_arguments, build_runner, check_checkpoint, check_data, load_config, one_line_errors
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_runner_arguments(parser)
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--tta', action='store_true', help="test with the config's tta_model and tta_pipeline")
+    parser.add_argument('--show-dir', metavar='DIR', help='draw ground truth and predictions of every image into this folder')
+    parser.add_argument(
+        '--out', metavar='PATH', help='write predictions: a folder of label maps for mmseg, a .pkl file for mmdet and mmpretrain'
+    )
+    return parser.parse_args()
+
+
+def use_tta(cfg: Config, config_path: str) -> None:
+    for key in ('tta_model', 'tta_pipeline'):
+        if key not in cfg:
+            raise InputError(f'--tta needs {key} in {config_path}')
+    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+
+
+def draw_into(cfg: Config, folder: str) -> None:
+    hook = cfg.default_hooks.get('visualization')
+    if hook is None:
+        raise InputError('--show-dir needs default_hooks.visualization in the config')
+    if cfg.default_scope == 'mmpretrain':
+        hook.update(enable=True, interval=1, out_dir=folder)
+    elif cfg.default_scope == 'mmdet':
+        hook.update(draw=True, interval=1, test_out_dir=folder)
+    else:
+        hook.update(draw=True, interval=1)
+        cfg.visualizer.save_dir = folder
+
+
+def write_predictions(cfg: Config, path: str) -> None:
+    if cfg.default_scope == 'mmseg':
+        cfg.test_evaluator.output_dir = path
+    elif not path.endswith(('.pkl', '.pickle')):
+        raise InputError(f'--out must be a .pkl file for {cfg.default_scope}, got {path}')
+
+
+def dump_predictions(runner: Runner, path: str) -> None:
+    if runner.cfg.default_scope == 'mmdet':
+        from mmdet.evaluation import DumpDetResults
+
+        runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=path))
+    elif runner.cfg.default_scope == 'mmpretrain':
+        runner.test_evaluator.metrics.append(DumpResults(out_file_path=path))
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = load_config(args)
+    if 'test_dataloader' not in cfg:
+        raise InputError(f'config {args.config} has no test_dataloader')
+    cfg.load_from = args.checkpoint
+    cfg.resume = False
+    if args.tta:
+        use_tta(cfg, args.config)
+    if args.show_dir:
+        draw_into(cfg, args.show_dir)
+    if args.out:
+        write_predictions(cfg, args.out)
+
+    check_data(cfg, ('test',))
+    runner = build_runner(cfg)
+    check_checkpoint(args.checkpoint, runner.model.module if args.tta else runner.model)
+    if args.out:
+        dump_predictions(runner, args.out)
+    runner.test()
+
+
+if __name__ == '__main__':
+    with one_line_errors():
+        main()

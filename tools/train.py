@@ -1,0 +1,62 @@
+"""Train a model from a config of mmseg, mmdet or mmpretrain."""
+from __future__ import annotations
+
+import argparse
+
+from mmengine.config import ConfigDict
+from mmengine.runner import find_latest_checkpoint
+
+from mmpelk.checkpoints import check_fit, model_weights, read_checkpoint
+from mmpelk.errors import InputError
+from mmpelk.launch import add_runner_arguments, build_runner, check_checkpoint, check_data, enable_amp, load_config, one_line_errors
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_runner_arguments(parser)
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='go on from this checkpoint, or from the latest one in the work dir',
+    )
+    parser.add_argument('--pretrained', metavar='CHECKPOINT', help='start the backbone from this checkpoint (its backbone.* weights)')
+    parser.add_argument('--amp', action='store_true', help='train with mixed precision')
+    parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate with the batch size')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = load_config(args)
+    if 'train_dataloader' not in cfg:
+        raise InputError(f'config {args.config} has no train_dataloader')
+    if args.amp:
+        enable_amp(cfg)
+    if args.auto_scale_lr:
+        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+            raise InputError(f'--auto-scale-lr needs auto_scale_lr.base_batch_size in {args.config}')
+        cfg.auto_scale_lr.enable = True
+    if args.pretrained:
+        cfg.model.backbone.init_cfg = ConfigDict(type='Pretrained', checkpoint=args.pretrained, prefix='backbone.')
+    cfg.resume = args.resume is not None
+    if args.resume not in (None, 'auto'):
+        cfg.load_from = args.resume
+
+    check_data(cfg, ('train', 'val'))
+    runner = build_runner(cfg)
+    if args.pretrained:
+        weights = model_weights(read_checkpoint(args.pretrained), prefix='backbone.')
+        check_fit(weights, runner.model.backbone, args.pretrained, at_least=0.5)
+    resumed = cfg.resume and (cfg.load_from or find_latest_checkpoint(cfg.work_dir))
+    if resumed:
+        check_checkpoint(resumed, runner.model)
+    elif cfg.get('load_from'):
+        check_checkpoint(cfg.load_from, runner.model, at_least=0.5)
+    runner.train()
+
+
+if __name__ == '__main__':
+    with one_line_errors():
+        main()
