@@ -9,11 +9,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.dataset import Compose
 from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
+from PIL import Image
 from torch import nn
 
 from mmpelk.checkpoints import check_fit, model_weights, read_checkpoint
@@ -144,6 +147,49 @@ def _datasets(dataset: ConfigDict, key: str) -> Iterator[tuple[str, ConfigDict]]
         yield key, dataset
 
 
+class NamingPipeline(Compose):
+    """A data pipeline whose loading errors name the file.
+
+    Args:
+        pipeline: The pipeline to run.
+    """
+
+    def __init__(self, pipeline: Compose) -> None:
+        self.transforms = pipeline.transforms
+
+    def __call__(self, data: dict) -> dict | None:
+        paths = [data[key] for key in ('img_path', 'seg_map_path') if data.get(key)]
+        try:
+            return super().__call__(data)
+        except (OSError, AssertionError, SyntaxError, cv2.error) as error:  # Pillow reports a broken PNG as a SyntaxError
+            unreadable = [path for path in paths if not _is_readable(path)]
+            raise InputError(f'cannot read {" or ".join(unreadable or paths)}: {_first_line(error)}') from error
+
+
+def _is_readable(path: str) -> bool:
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except (OSError, SyntaxError):
+        return False
+    return True
+
+
+class NamingRunner(Runner):
+    """mmengine's Runner over data sets whose errors name the file."""
+
+    @staticmethod
+    def build_dataloader(dataloader, *args, **kwargs):
+        loader = Runner.build_dataloader(dataloader, *args, **kwargs)
+        datasets = [loader.dataset]
+        for dataset in datasets:
+            datasets += getattr(dataset, 'datasets', [])
+            datasets += [dataset.dataset] if hasattr(dataset, 'dataset') else []
+            if isinstance(getattr(dataset, 'pipeline', None), Compose):
+                dataset.pipeline = NamingPipeline(dataset.pipeline)
+        return loader
+
+
 def build_runner(cfg: Config) -> Runner:
     """Build the runner, and with it the model.
 
@@ -151,7 +197,7 @@ def build_runner(cfg: Config) -> Runner:
         InputError: If something in the config cannot be built.
     """
     try:
-        return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        return RUNNERS.build(cfg) if 'runner_type' in cfg else NamingRunner.from_cfg(cfg)
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(f'the config cannot be built: {_first_line(error)}') from error
 

@@ -8,7 +8,15 @@ from mmengine.runner import find_latest_checkpoint
 
 from mmpelk.checkpoints import check_fit, model_weights, read_checkpoint
 from mmpelk.errors import InputError
-from mmpelk.launch import add_runner_arguments, build_runner, check_checkpoint, check_data, enable_amp, load_config, one_line_errors
+from mmpelk.launch import (
+    add_runner_arguments,
+    build_runner,
+    check_checkpoint,
+    check_data,
+    enable_amp,
+    load_config,
+    one_line_errors,
+)
 
 
 def parse_args() -> argparse.Namespace:

@@ -15,7 +15,7 @@ model = dict(
     auxiliary_head=dict(in_channels=channels[2], channels=64, num_classes=12, norm_cfg=norm_cfg, init_cfg=classifier_init),
     test_cfg=dict(_delete_=True, mode='whole'),
 )
-max_iters = 1600
+max_iters = 900
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), weight_decay=0.05),
@@ -26,9 +26,9 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=100),
     dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=100, end=max_iters),
 ]
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=400)
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=300)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 auto_scale_lr = dict(enable=False, base_batch_size=8)
-default_hooks = dict(checkpoint=dict(interval=400, max_keep_ckpts=2))
+default_hooks = dict(checkpoint=dict(interval=300, max_keep_ckpts=2))
 randomness = dict(seed=0)

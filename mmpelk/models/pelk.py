@@ -1,7 +1,7 @@
 """The PeLK backbone (CVPR 2024, arXiv 2403.07589)."""
 from __future__ import annotations
 
-from typing import Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn as nn

@@ -1,10 +1,10 @@
 """The sharing grid of peripheral convolution (PeLK, section 4.1)."""
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
-from typing import Sequence
 
 import torch
 from torch import Tensor

@@ -3,10 +3,13 @@
 dataset_type = 'ADE20KDataset'
 data_root = 'data/ade/ADEChallengeData2016'
 num_classes = 150
+# Pillow refuses a truncated file; OpenCV fills in grey.
+load_image = dict(type='LoadImageFromFile', imdecode_backend='pillow')
 crop_size = (512, 512)
 train_pipeline = [
-    dict(type='LoadCheckedImage'),
-    dict(type='LoadCheckedSegMap', num_classes=num_classes, reduce_zero_label=True),
+    load_image,
+    dict(type='LoadAnnotations', reduce_zero_label=True),
+    dict(type='CheckSegMap', num_classes=num_classes),
     dict(type='RandomResize', scale=(2048, 512), ratio_range=(0.5, 2.0), keep_ratio=True),
     dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
     dict(type='RandomFlip', prob=0.5),
@@ -14,20 +17,22 @@ train_pipeline = [
     dict(type='PackSegInputs'),
 ]
 test_pipeline = [
-    dict(type='LoadCheckedImage'),
+    load_image,
     dict(type='Resize', scale=(2048, 512), keep_ratio=True),
     # After Resize: the ground truth keeps its size.
-    dict(type='LoadCheckedSegMap', num_classes=num_classes, reduce_zero_label=True),
+    dict(type='LoadAnnotations', reduce_zero_label=True),
+    dict(type='CheckSegMap', num_classes=num_classes),
     dict(type='PackSegInputs'),
 ]
 tta_pipeline = [
-    dict(type='LoadCheckedImage'),
+    load_image,
     dict(
         type='TestTimeAug',
         transforms=[
             [dict(type='Resize', scale_factor=ratio, keep_ratio=True) for ratio in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)],
             [dict(type='RandomFlip', prob=prob, direction='horizontal') for prob in (0.0, 1.0)],
-            [dict(type='LoadCheckedSegMap', num_classes=num_classes, reduce_zero_label=True)],
+            [dict(type='LoadAnnotations', reduce_zero_label=True)],
+            [dict(type='CheckSegMap', num_classes=num_classes)],
             [dict(type='PackSegInputs')],
         ],
     ),

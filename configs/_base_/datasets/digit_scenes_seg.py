@@ -1,17 +1,21 @@
 # The embedded data set, segmentation. `python tools/make_digit_scenes.py` writes it.
 data_root = 'data/digit_scenes'
 num_classes = 12
+# Pillow refuses a truncated file; OpenCV fills in grey.
+load_image = dict(type='LoadImageFromFile', imdecode_backend='pillow')
 train_pipeline = [
-    dict(type='LoadCheckedImage'),
-    dict(type='LoadCheckedSegMap', num_classes=num_classes, reduce_zero_label=True),
+    load_image,
+    dict(type='LoadAnnotations', reduce_zero_label=True),
+    dict(type='CheckSegMap', num_classes=num_classes),
     dict(type='RandomResize', scale=(128, 128), ratio_range=(0.9, 1.2), keep_ratio=True),
     dict(type='RandomCrop', crop_size=(128, 128)),
     dict(type='PhotoMetricDistortion'),
     dict(type='PackSegInputs'),
 ]
 test_pipeline = [
-    dict(type='LoadCheckedImage'),
-    dict(type='LoadCheckedSegMap', num_classes=num_classes, reduce_zero_label=True),
+    load_image,
+    dict(type='LoadAnnotations', reduce_zero_label=True),
+    dict(type='CheckSegMap', num_classes=num_classes),
     dict(type='PackSegInputs'),
 ]
 train_dataloader = dict(

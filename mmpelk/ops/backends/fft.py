@@ -6,7 +6,7 @@ result. The kernel's centre is stored at the origin, so the result needs no shif
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from .cost import needs_grad
 
 
-@lru_cache(maxsize=None)
+@cache
 def unavailable(device: torch.device) -> str | None:
     """Why this backend cannot run on ``device``, or None: torch can be built without FFTs, and some devices lack them."""
     try:

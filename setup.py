@@ -1,0 +1,44 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = next(line.split("'")[1] for line in (HERE / 'mmpelk/__init__.py').read_text().splitlines() if '__version__' in line)
+
+# Either OpenMMLab distribution, never both in one environment: they install the same modules. Tested with the lower bounds.
+ONEDL = [
+    'onedl-mmengine>=0.10.12,<0.11',
+    'onedl-mmcv>=2.3.6,<2.4',
+    'onedl-mmsegmentation>=1.4.2,<1.5',
+    'onedl-mmdetection>=3.5.1,<3.6',
+    'onedl-mmpretrain>=1.3.6,<1.4',
+]
+OPENMMLAB = [
+    'mmengine>=0.10.7,<0.11',
+    'mmcv>=2.1.0,<2.2',
+    'mmsegmentation>=1.2.2,<1.3',
+    'mmdet>=3.3.0,<3.4',
+    'mmpretrain>=1.2.0,<1.3',
+    'ftfy',  # mmsegmentation imports these two without requiring them
+    'regex',
+    'setuptools<81',  # for pkg_resources
+]
+DEMO = ['matplotlib>=3.6', 'pillow>=9.2', 'scikit-learn>=1.3']
+
+setup(
+    name='mmpelk',
+    version=VERSION,
+    description='PeLK backbones with peripheral convolutions up to 101x101 and more, for OpenMMLab',
+    long_description=(HERE / 'README.md').read_text(encoding='utf-8'),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    packages=find_packages(include=['mmpelk', 'mmpelk.*']),
+    python_requires='>=3.10',
+    install_requires=['torch>=2.4'],  # tested with 2.13.0
+    extras_require={
+        'onedl': ONEDL,
+        'openmmlab': OPENMMLAB,
+        'demo': DEMO,
+        'dev': [*DEMO, 'hypothesis>=6', 'pre-commit>=3', 'pytest>=8', 'ruff>=0.9,<1'],
+    },
+)

@@ -1,0 +1,4 @@
+"""Shared by all tests."""
+import os
+
+os.environ.setdefault('CUDA_VISIBLE_DEVICES', '')

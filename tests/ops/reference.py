@@ -1,0 +1,73 @@
+"""An obviously right peripheral convolution: loops over every tap in float64, nothing shared with the package."""
+import numpy as np
+
+
+def expand(weight, half):
+    """(C, k', k') to (C, k, k), by writing each cell out."""
+    cells = list(half) + list(half)[-2::-1]
+    starts = [sum(cells[:i]) for i in range(len(cells))]
+    k = sum(cells)
+    kernel = np.zeros((weight.shape[0], k, k))
+    for a, (top, height) in enumerate(zip(starts, cells)):
+        for b, (left, width) in enumerate(zip(starts, cells)):
+            kernel[:, top : top + height, left : left + width] = weight[:, a, b][:, None, None]
+    return kernel
+
+
+def correlate(x, kernel):
+    """(N, C, H, W) with (C, kh, kw): tap by tap, each tap one shifted multiply-add."""
+    h, w = x.shape[-2:]
+    kh, kw = kernel.shape[-2:]
+    y = np.zeros(x.shape)
+    for i in range(kh):
+        dy = i - kh // 2
+        rows = range(max(0, -dy), min(h, h - dy))
+        for j in range(kw):
+            dx = j - kw // 2
+            columns = range(max(0, -dx), min(w, w - dx))
+            if len(rows) and len(columns):
+                out = np.s_[:, :, rows.start : rows.stop, columns.start : columns.stop]
+                src = np.s_[:, :, rows.start + dy : rows.stop + dy, columns.start + dx : columns.stop + dx]
+                y[out] += kernel[:, i, j][None, :, None, None] * x[src]
+    return y
+
+
+def correlate_grads(x, kernel, grad):
+    """Gradients of sum(correlate(x, kernel) * grad): (grad_x, grad_kernel), tap by tap."""
+    h, w = x.shape[-2:]
+    kh, kw = kernel.shape[-2:]
+    grad_x, grad_kernel = np.zeros(x.shape), np.zeros(kernel.shape)
+    for i in range(kh):
+        dy = i - kh // 2
+        rows = range(max(0, -dy), min(h, h - dy))
+        for j in range(kw):
+            dx = j - kw // 2
+            columns = range(max(0, -dx), min(w, w - dx))
+            if len(rows) and len(columns):
+                out = np.s_[:, :, rows.start : rows.stop, columns.start : columns.stop]
+                src = np.s_[:, :, rows.start + dy : rows.stop + dy, columns.start + dx : columns.stop + dx]
+                grad_x[src] += kernel[:, i, j][None, :, None, None] * grad[out]
+                grad_kernel[:, i, j] = (grad[out] * x[src]).sum((0, 2, 3))
+    return grad_x, grad_kernel
+
+
+def collapse(kernel_grad, half):
+    """The gradient of expand: sums over cells, (C, k, k) to (C, k', k')."""
+    cells = list(half) + list(half)[-2::-1]
+    starts = [sum(cells[:i]) for i in range(len(cells))]
+    sums = np.zeros((kernel_grad.shape[0], len(cells), len(cells)))
+    for a, (top, height) in enumerate(zip(starts, cells)):
+        for b, (left, width) in enumerate(zip(starts, cells)):
+            sums[:, a, b] = kernel_grad[:, top : top + height, left : left + width].sum((1, 2))
+    return sums
+
+
+def taps_inside(h, w, k):
+    """(h, w, k, k) bool: whether a tap, seen from a position, lies inside the map."""
+    inside = np.zeros((h, w, k, k), bool)
+    for y in range(h):
+        for x in range(w):
+            for i in range(k):
+                for j in range(k):
+                    inside[y, x, i, j] = 0 <= y + i - k // 2 < h and 0 <= x + j - k // 2 < w
+    return inside

@@ -1,0 +1,195 @@
+"""peripheral_conv2d and depthwise_conv2d against a float64 loop reference."""
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import collapse, correlate, correlate_grads, expand, taps_inside
+
+from mmpelk.ops import SharingGrid, available_backends, depthwise_conv2d, peripheral_conv2d, pos_embed_term
+
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
+HALVES = [
+    [1], [3], [2, 1], [7, 4, 2, 1, 1, 1], [8, 4, 2, 1, 1, 1], [11, 8, 4, 2, 1], [10, 8, 4, 2, 1, 1], [9, 8, 4, 2, 1, 1, 1],
+    [8, 8, 4, 2, 1, 1, 1, 1], [15, 4, 2, 1, 1, 1], [17, 8, 4, 2, 1, 1, 1, 1], [2, 2, 1, 1, 1], [17, 16, 8, 4, 2, 1, 1, 1, 1],
+    [2, 2, 2, 2, 2, 2, 2, 2, 1], [2, 2, 2, 2, 2, 2, 2, 1, 1, 1], [4, 4, 4, 2, 1, 1, 1], [1, 1, 2, 4, 8, 1],
+    [42, 16, 8, 4, 2, 1, 1, 1, 1],
+]  # fmt: skip
+SIZES = [(1, 1), (1, 7), (8, 1), (2, 3), (4, 4), (5, 8), (7, 6), (8, 8), (9, 16), (14, 14), (17, 31), (30, 13)]
+
+
+def cases():
+    """336 seeded cases: every grid on small maps and a few larger ones, both types, every backend."""
+    rng = np.random.default_rng(0)
+    sizes = [(h, w) for h, w in SIZES]
+    for half in HALVES:
+        for index in rng.choice(len(sizes), 4 if sum(half) > 40 else 5, replace=False):
+            for dtype in (torch.float32, torch.float64):
+                for backend in available_backends():
+                    yield pytest.param(half, sizes[index], dtype, backend, id=f'{2 * sum(half) - half[-1]}-{sizes[index]}-{dtype}-{backend}')
+
+
+def relative_error(actual, expected):
+    return np.abs(actual.detach().double().numpy() - expected).max() / np.abs(expected).max()
+
+
+@pytest.mark.parametrize('half, size, dtype, backend', cases())
+def test_against_loops(half, size, dtype, backend):
+    seed = sum(half) * 1000 + size[0] * 31 + size[1]
+    rng = np.random.default_rng(seed)
+    n, c = rng.integers(1, 4, size=2)
+    grid = SharingGrid.from_half(half)
+    per_channel = rng.random() < 0.5
+    x, up = rng.normal(size=(2, n, c, *size))
+    # Offsets from zero: an operator that returns zeros, or drops h or the bias, must fail.
+    w = 0.5 + rng.normal(size=(c, grid.weight_size, grid.weight_size))
+    h = 0.5 + rng.normal(size=(c if per_channel else 1, grid.kernel_size, grid.kernel_size))
+    bias = 1 + rng.normal(size=c)
+
+    def rounded(array):  # the reference sees the values that the operator sees
+        return torch.from_numpy(array).to(dtype)
+
+    args = [rounded(a).requires_grad_() for a in (x, w[:, None], h, bias)]
+    x, w, h, bias, up = (rounded(a).double().numpy() for a in (x, w, h, bias, up))
+    kernel = expand(w, half)
+    expected = correlate(x, kernel) + ((kernel * h).sum((1, 2)) + bias)[None, :, None, None]
+    output = peripheral_conv2d(args[0], args[1], grid, pos_embed=args[2], bias=args[3], backend=backend)
+    assert output.dtype == dtype and output.shape == x.shape
+    assert relative_error(output, expected) < TOLERANCE[dtype]
+
+    grads = torch.autograd.grad(output, args, rounded(up))
+    grad_x, grad_kernel = correlate_grads(x, kernel, up)
+    per_output = up.sum((0, 2, 3))
+    grad_kernel = grad_kernel + per_output[:, None, None] * h
+    grad_h = kernel * per_output[:, None, None]
+    expected_grads = grad_x, collapse(grad_kernel, half)[:, None], grad_h if per_channel else grad_h.sum(0)[None], per_output
+    for name, grad, reference in zip(('input', 'weight', 'h', 'bias'), grads, expected_grads):
+        assert relative_error(grad, reference) < TOLERANCE[dtype], name
+
+
+def test_there_are_300_cases():
+    assert len(list(cases())) >= 300
+
+
+@pytest.mark.parametrize('backend', available_backends())
+@pytest.mark.parametrize('half, size', [([1], (3, 4)), ([3, 2, 1], (4, 3)), ([4, 1, 1], (1, 5)), ([2, 2, 1], (9, 7))])
+@pytest.mark.parametrize('mode', ['literal', 'inside'])
+def test_gradcheck(half, size, mode, backend):
+    generator = torch.Generator().manual_seed(0)
+    grid = SharingGrid.from_half(half)
+    shapes = (2, 2, *size), (2, 1, grid.weight_size, grid.weight_size), (1, grid.kernel_size, grid.kernel_size), (2,)
+    tensors = [torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_() for shape in shapes]
+    assert torch.autograd.gradcheck(
+        lambda x, w, h, b: peripheral_conv2d(x, w, grid, h, b, backend=backend, pos_embed_mode=mode), tensors
+    )
+
+
+@pytest.mark.parametrize('half, size', [([1], (1, 1)), ([2, 1], (3, 2)), ([4, 2, 1, 1], (5, 9)), ([9, 8, 4, 2, 1, 1, 1], (7, 4))])
+def test_inside_mode_counts_taps_inside_only(half, size):
+    rng = np.random.default_rng(1)
+    grid = SharingGrid.from_half(half)
+    w, h = rng.normal(size=(3, grid.weight_size, grid.weight_size)), rng.normal(size=(1, grid.kernel_size, grid.kernel_size))
+    inside = taps_inside(*size, grid.kernel_size)
+    expected = np.einsum('yxij,cij->cyx', inside, expand(w, half) * h)
+    term = pos_embed_term(torch.from_numpy(w[:, None]), grid, torch.from_numpy(h), size, mode='inside')
+    assert relative_error(term, expected) < 1e-10
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from(HALVES), st.integers(1, 20), st.integers(1, 20))
+@settings(max_examples=40, deadline=None)
+def test_backends_agree_and_are_linear(seed, half, height, width):
+    generator = torch.Generator().manual_seed(seed)
+    grid = SharingGrid.from_half(half)
+    x, y = torch.randn(2, 2, 3, height, width, generator=generator, dtype=torch.float64)
+    w = torch.randn(3, 1, grid.weight_size, grid.weight_size, generator=generator, dtype=torch.float64)
+    results = [peripheral_conv2d(x + 2 * y, w, grid, backend=backend) for backend in (*available_backends(), 'auto')]
+    for result in results[1:]:
+        torch.testing.assert_close(result, results[0], rtol=1e-9, atol=1e-9)
+    separate = peripheral_conv2d(x, w, grid) + 2 * peripheral_conv2d(y, w, grid)
+    torch.testing.assert_close(separate, results[0], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize('backend', available_backends())
+@pytest.mark.parametrize('kernel', [(1, 1), (5, 31), (13, 3), (151, 7)])
+def test_depthwise_with_a_full_kernel(kernel, backend):
+    rng = np.random.default_rng(2)
+    x, w, bias = rng.normal(size=(2, 3, 11, 6)), rng.normal(size=(3, 1, *kernel)), rng.normal(size=3)
+    expected = correlate(x, w[:, 0]) + bias[None, :, None, None]
+    output = depthwise_conv2d(torch.from_numpy(x), torch.from_numpy(w), torch.from_numpy(bias), backend)
+    assert relative_error(output, expected) < 1e-10
+
+
+@pytest.mark.parametrize('backend', available_backends())
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_types_keep_their_type(dtype, backend):
+    generator = torch.Generator().manual_seed(0)
+    grid = SharingGrid.peripheral(31)
+    x, w = torch.randn(1, 2, 12, 12, generator=generator).to(dtype), torch.randn(2, 1, 11, 11, generator=generator).to(dtype)
+    output = peripheral_conv2d(x, w, grid, backend=backend)
+    assert output.dtype == dtype
+    expected = correlate(x.double().numpy(), expand(w[:, 0].double().numpy(), grid.half))
+    assert relative_error(output, expected) < (2e-2 if dtype == torch.bfloat16 else 2e-3)
+
+
+def test_fft_computes_in_float32_under_autocast():
+    generator = torch.Generator().manual_seed(0)
+    grid = SharingGrid.peripheral(31)
+    x, w = torch.randn(1, 2, 12, 12, generator=generator), torch.randn(2, 1, 11, 11, generator=generator, requires_grad=True)
+    expected = peripheral_conv2d(x, w, grid, backend='fft')
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        output = peripheral_conv2d(x, w, grid, backend='fft')
+        from_half = peripheral_conv2d(x.bfloat16(), w, grid, backend='fft')
+    assert torch.equal(output, expected)
+    assert from_half.dtype == torch.bfloat16
+    from_half.sum().backward()
+    assert w.grad.dtype == torch.float32
+
+
+def test_output_does_not_hold_the_padded_transform():
+    output = depthwise_conv2d(torch.randn(1, 2, 16, 16), torch.randn(2, 1, 31, 31), backend='fft')
+    assert output.is_contiguous() and output.untyped_storage().nbytes() == output.numel() * 4
+
+
+def test_auto_takes_the_cheaper_backend():
+    from mmpelk.ops.backends import BACKENDS, choose_backend
+
+    large, small = torch.empty(1, 46, 128, 128), torch.empty(1, 374, 7, 7)
+    assert choose_backend('auto', large, torch.empty(46, 1, 51, 51)) is BACKENDS['fft']
+    assert choose_backend('auto', small, torch.empty(374, 1, 5, 5)) is BACKENDS['dense']
+
+
+GRID = SharingGrid.peripheral(31)
+X, W = torch.zeros(1, 2, 8, 8), torch.zeros(2, 1, 11, 11)
+
+
+@pytest.mark.parametrize(
+    'call, message',
+    [
+        (lambda: peripheral_conv2d(X[0], W, GRID), r'input must have shape \(N, C, H, W\).*got \(2, 8, 8\)'),
+        (lambda: peripheral_conv2d(X[..., :0], W, GRID), r'at least 1, got \(1, 2, 8, 0\)'),
+        (lambda: peripheral_conv2d(X.long(), W, GRID), 'must be floating point, got torch.int64'),
+        (lambda: peripheral_conv2d(X, torch.zeros(2, 1, 13, 13), GRID), r'\(2, 1, 11, 11\).*got \(2, 1, 13, 13\)'),
+        (lambda: peripheral_conv2d(X, torch.zeros(3, 1, 11, 11), GRID), r'got \(3, 1, 11, 11\)'),
+        (lambda: peripheral_conv2d(X, W[:, 0], GRID), r'got \(2, 11, 11\)'),
+        (lambda: peripheral_conv2d(X, W, GRID, torch.zeros(1, 51, 51)), r'\(1 or 2, 31, 31\), got \(1, 51, 51\)'),
+        (lambda: peripheral_conv2d(X, W, GRID, torch.zeros(3, 31, 31)), r'\(1 or 2, 31, 31\), got \(3, 31, 31\)'),
+        (lambda: peripheral_conv2d(X, W, GRID, torch.zeros(1, 31, 31), pos_embed_mode='edge'), "'inside'.*got 'edge'"),
+        (lambda: peripheral_conv2d(X, W, GRID, bias=torch.zeros(3)), r'bias must have shape \(2,\), got \(3,\)'),
+        (lambda: peripheral_conv2d(X, W, GRID, backend='cutlass'), r"one of \('auto', 'dense', 'fft'\), got 'cutlass'"),
+        (lambda: depthwise_conv2d(X, torch.zeros(2, 1, 4, 5)), 'must be odd, got 4x5'),
+        (lambda: depthwise_conv2d(X, torch.zeros(2, 2, 5, 5)), r'\(2, 1, kh, kw\).*got \(2, 2, 5, 5\)'),
+    ],
+)
+def test_bad_arguments(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_a_backend_that_cannot_run_is_refused(monkeypatch):
+    from mmpelk.ops.backends import fft
+
+    monkeypatch.setattr(fft, 'unavailable', lambda device: 'no FFT in this build')
+    assert available_backends() == ('dense',)
+    with pytest.raises(ValueError, match="'fft' cannot run on cpu: no FFT in this build; available here: .'dense'"):
+        peripheral_conv2d(X, W, GRID, backend='fft')
+    assert peripheral_conv2d(X, W, GRID).shape == X.shape
