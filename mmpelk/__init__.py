@@ -2,6 +2,7 @@
 
 Importing mmpelk registers its parts with mmengine, where mmengine and mmcv are installed. ``mmpelk.ops`` needs torch alone.
 """
+
 from importlib.util import find_spec
 
 __version__ = '0.1.0'

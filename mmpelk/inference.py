@@ -1,4 +1,5 @@
 """A model of mmseg, mmdet or mmpretrain on image files, and its predictions as pictures."""
+
 from __future__ import annotations
 
 from pathlib import Path

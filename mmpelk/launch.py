@@ -1,4 +1,5 @@
 """From a command line to an mmengine Runner: what tools/train.py, tools/test.py and tools/image_demo.py share."""
+
 from __future__ import annotations
 
 import argparse

@@ -1,4 +1,5 @@
 """Shared by all tests."""
+
 import os
 
 os.environ.setdefault('CUDA_VISIBLE_DEVICES', '')

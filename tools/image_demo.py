@@ -1,4 +1,5 @@
 """Draw a model's predictions on images: label maps, boxes with masks, or a class, whatever the config is for."""
+
 from __future__ import annotations
 
 import argparse

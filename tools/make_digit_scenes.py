@@ -1,4 +1,5 @@
 """Write digit scenes, the embedded data set, as an ADE20K-style folder with COCO-style instance annotations."""
+
 from __future__ import annotations
 
 import argparse

@@ -1,4 +1,5 @@
 """Draw the curves of a training run: losses, learning rate and validation metrics over the iterations, as a PNG."""
+
 from __future__ import annotations
 
 import argparse

@@ -1,4 +1,5 @@
 """Test a checkpoint with a config of mmseg, mmdet or mmpretrain, and print the metrics."""
+
 from __future__ import annotations
 
 import argparse

@@ -1,4 +1,5 @@
 """Train a model from a config of mmseg, mmdet or mmpretrain."""
+
 from __future__ import annotations
 
 import argparse
@@ -29,7 +30,9 @@ def parse_args() -> argparse.Namespace:
         metavar='CHECKPOINT',
         help='go on from this checkpoint, or from the latest one in the work dir',
     )
-    parser.add_argument('--pretrained', metavar='CHECKPOINT', help='start the backbone from this checkpoint (its backbone.* weights)')
+    parser.add_argument(
+        '--pretrained', metavar='CHECKPOINT', help='start the backbone from this checkpoint (its backbone.* weights)'
+    )
     parser.add_argument('--amp', action='store_true', help='train with mixed precision')
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate with the batch size')
     return parser.parse_args()

@@ -1,4 +1,5 @@
 """Checkpoints: read safely, checked against the model."""
+
 from .loading import check_fit, model_weights, read_checkpoint
 from .safe_types import allow_mmengine_types
 

@@ -1,4 +1,5 @@
 """Reading checkpoints safely, and telling whether one fits a model."""
+
 from __future__ import annotations
 
 import pickle
@@ -24,7 +25,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = next((line.strip() for line in str(error).splitlines() if 'Unsupported' in line or 'GLOBAL' in line), 'no pickle')
+        reason = next(
+            (line.strip() for line in str(error).splitlines() if 'Unsupported' in line or 'GLOBAL' in line), 'no pickle'
+        )
         raise InputError(f'checkpoint {path} cannot be loaded safely: {reason}') from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise InputError(f'checkpoint {path} is truncated or no checkpoint: {str(error).splitlines()[0]}') from error
@@ -63,7 +66,8 @@ def check_fit(weights: Mapping[str, Tensor], model: nn.Module, path: str | Path,
     if misshapen:
         name = misshapen[0]
         faults.append(
-            f'{len(misshapen)} have another shape ({name} is {tuple(weights[name].shape)}, the model needs {tuple(expected[name].shape)})'
+            f'{len(misshapen)} have another shape '
+            f'({name} is {tuple(weights[name].shape)}, the model needs {tuple(expected[name].shape)})'
         )
     for kind, names in (('missing', missing), ('unexpected', unexpected)):
         if names:

@@ -1,4 +1,5 @@
 """Which types a checkpoint may hold besides tensors."""
+
 from __future__ import annotations
 
 import pickle

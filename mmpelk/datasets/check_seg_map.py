@@ -1,4 +1,5 @@
 """A transform that refuses ground truth which does not fit."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -12,7 +13,7 @@ from mmpelk.errors import InputError
 class CheckSegMap(BaseTransform):
     """Check a label map just after LoadAnnotations; without one (inference) there is nothing to check.
 
-    A label beyond the classes would otherwise be a crash inside the loss in training, and silently left out of the IoU in testing.
+    A label beyond the classes would otherwise crash inside the loss in training, and be silently left out of the IoU in testing.
 
     Args:
         num_classes (int): Labels are 0 to ``num_classes - 1``, after ``reduce_zero_label``.
@@ -34,11 +35,15 @@ class CheckSegMap(BaseTransform):
             return results
         path = results.get('seg_map_path')
         if labels.shape != tuple(results['ori_shape']):
-            raise InputError(f'{path} is {labels.shape} pixels, its image {tuple(results["ori_shape"])}; they must be of one size')
+            raise InputError(
+                f'{path} is {labels.shape} pixels, its image {tuple(results["ori_shape"])}; they must be of one size'
+            )
         wrong = np.unique(labels[(labels != self.ignore_index) & (labels >= self.num_classes)])
         if len(wrong):
             expected = f'0 to {self.num_classes - 1} or {self.ignore_index}'
             if results.get('reduce_zero_label'):
                 expected += ', after reduce_zero_label took 1 off'
-            raise InputError(f'{path} holds label {wrong[0]}, but there are {self.num_classes} classes: labels must be {expected}')
+            raise InputError(
+                f'{path} holds label {wrong[0]}, but there are {self.num_classes} classes: labels must be {expected}'
+            )
         return results

@@ -3,6 +3,7 @@
 Everything comes from scikit-learn: its 1797 handwritten digits and its two sample photographs. A scene shows the two photographs,
 darkened and cut along a line, with light digits on top that do not touch.
 """
+
 from __future__ import annotations
 
 import json
@@ -44,7 +45,9 @@ class _Digit(NamedTuple):
     mask: NDArray[np.bool_]
 
 
-def make_digit_scenes(root: str | Path, num_training: int = 800, num_validation: int = 120, size: int = 128, seed: int = 0) -> Path:
+def make_digit_scenes(
+    root: str | Path, num_training: int = 800, num_validation: int = 120, size: int = 128, seed: int = 0
+) -> Path:
     """Write the data set as an ADE20K-style folder, with COCO-style instance annotations beside it.
 
     The same arguments write the same scenes. No digit is in both splits; both show the same two photographs. A
@@ -76,7 +79,9 @@ def make_digit_scenes(root: str | Path, num_training: int = 800, num_validation:
     if root.exists():
         if stamp.is_file() and json.loads(stamp.read_text()) == made_with:
             return root
-        raise FileExistsError(f'{root} exists and does not hold digit scenes made with {made_with}; remove it or name another folder')
+        raise FileExistsError(
+            f'{root} exists and does not hold digit scenes made with {made_with}; remove it or name another folder'
+        )
     root.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f'.{root.name}-', dir=root.parent))
     try:

@@ -1,4 +1,5 @@
 """Digit scenes as an mmseg dataset."""
+
 from __future__ import annotations
 
 from mmengine.registry import DATASETS

@@ -1,4 +1,5 @@
 """The PeLK backbone (CVPR 2024, arXiv 2403.07589)."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -41,9 +42,7 @@ class PeLKBlock(nn.Module):
         mixer: Arguments of :class:`TokenMixer`.
     """
 
-    def __init__(
-        self, channels: int, drop_path_rate: float, layer_scale_init_value: float, with_cp: bool, **mixer
-    ) -> None:
+    def __init__(self, channels: int, drop_path_rate: float, layer_scale_init_value: float, with_cp: bool, **mixer) -> None:
         super().__init__()
         self.token_mixer = TokenMixer(channels, **mixer)
         self.norm = nn.LayerNorm(channels, eps=1e-6)

@@ -1,4 +1,5 @@
 """The token mixer: peripheral convolution on a part of the channels, beside a small branch that merges into it."""
+
 from __future__ import annotations
 
 import torch

@@ -1,8 +1,9 @@
 """Peripheral and plain depthwise convolution with very large kernels. Needs torch alone.
 
-Two backends evaluate the same sum exactly: ``dense`` is torch's direct convolution, ``fft`` multiplies spectra, and ``auto`` takes
-the one that predicts less time (``backends/cost.py``).
+Two backends evaluate the same sum exactly: ``dense`` is torch's direct convolution, ``fft`` multiplies spectra, and ``auto``
+takes the one that predicts less time (``backends/cost.py``).
 """
+
 from .backends import available_backends
 from .depthwise import depthwise_conv2d
 from .peripheral_conv import peripheral_conv2d, pos_embed_term

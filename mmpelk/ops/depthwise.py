@@ -1,4 +1,5 @@
 """Depthwise convolution with a full kernel of any size, on maps of any size."""
+
 from __future__ import annotations
 
 import torch

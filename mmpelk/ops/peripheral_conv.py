@@ -1,4 +1,5 @@
 """Peripheral convolution (PeLK, sections 4.1 and 4.2)."""
+
 from __future__ import annotations
 
 import torch
@@ -42,7 +43,9 @@ def peripheral_conv2d(
     channels = input.shape[1]
     expected = (channels, 1, grid.weight_size, grid.weight_size)
     if tuple(weight.shape) != expected:
-        raise ValueError(f"weight must have shape {expected} for {channels} channels and the grid's k', got {tuple(weight.shape)}")
+        raise ValueError(
+            f"weight must have shape {expected} for {channels} channels and the grid's k', got {tuple(weight.shape)}"
+        )
     check_bias(bias, channels)
     term = None
     if pos_embed is not None:
@@ -51,9 +54,7 @@ def peripheral_conv2d(
     return output if term is None else output + term.to(output.dtype)
 
 
-def pos_embed_term(
-    weight: Tensor, grid: SharingGrid, pos_embed: Tensor, size: tuple[int, int], mode: str = 'literal'
-) -> Tensor:
+def pos_embed_term(weight: Tensor, grid: SharingGrid, pos_embed: Tensor, size: tuple[int, int], mode: str = 'literal') -> Tensor:
     """The part of Eq. 3 that comes from h and does not depend on X.
 
     Args:

@@ -1,4 +1,5 @@
 """The sharing grid of peripheral convolution (PeLK, section 4.1)."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence

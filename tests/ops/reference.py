@@ -1,4 +1,5 @@
 """An obviously right peripheral convolution: loops over every tap in float64, nothing shared with the package."""
+
 import numpy as np
 
 

@@ -1,4 +1,5 @@
 """peripheral_conv2d and depthwise_conv2d against a float64 loop reference."""
+
 import numpy as np
 import pytest
 import torch
@@ -26,7 +27,9 @@ def cases():
         for index in rng.choice(len(sizes), 4 if sum(half) > 40 else 5, replace=False):
             for dtype in (torch.float32, torch.float64):
                 for backend in available_backends():
-                    yield pytest.param(half, sizes[index], dtype, backend, id=f'{2 * sum(half) - half[-1]}-{sizes[index]}-{dtype}-{backend}')
+                    yield pytest.param(
+                        half, sizes[index], dtype, backend, id=f'{2 * sum(half) - half[-1]}-{sizes[index]}-{dtype}-{backend}'
+                    )
 
 
 def relative_error(actual, expected):

@@ -1,8 +1,10 @@
 """The ways to evaluate a depthwise convolution, in one table.
 
-A backend is a module with three functions: ``unavailable(device)`` says why it cannot run there (None: it can), ``cost(input, kernel)``
-predicts its time, and ``run(input, kernel)`` computes. A new backend is a new file and a new row of ``BACKENDS``.
+A backend is a module with three functions: ``unavailable(device)`` says why it cannot run there (None: it can),
+``cost(input, kernel)`` predicts its time, and ``run(input, kernel)`` computes. A new backend is a new file and a new row of
+``BACKENDS``.
 """
+
 from __future__ import annotations
 
 from types import ModuleType
@@ -23,7 +25,7 @@ def available_backends(device: torch.device | str = 'cpu') -> tuple[str, ...]:
 def check_backend_name(name: str) -> None:
     """Raise ValueError unless ``name`` is 'auto' or a backend."""
     if name not in ('auto', *BACKENDS):
-        raise ValueError(f"backend must be one of {('auto', *BACKENDS)}, got {name!r}")
+        raise ValueError(f'backend must be one of {("auto", *BACKENDS)}, got {name!r}')
 
 
 def choose_backend(name: str, input: Tensor, kernel: Tensor) -> ModuleType:

@@ -1,4 +1,5 @@
 """Direct convolution through torch: the reference, and the faster one for small kernels and maps."""
+
 from __future__ import annotations
 
 import torch

@@ -3,6 +3,7 @@
 A 'same' result of height H under a kernel of radius r needs a circular length of H + r only: what wraps around lies outside the
 result. The kernel's centre is stored at the origin, so the result needs no shift either.
 """
+
 from __future__ import annotations
 
 import math
