@@ -21,7 +21,7 @@ from PIL import Image
 from torch import nn
 
 from mmpelk.checkpoints import check_fit, model_weights, read_checkpoint
-from mmpelk.errors import InputError
+from mmpelk.errors import InputError, first_line
 
 
 @contextlib.contextmanager
@@ -75,13 +75,13 @@ def read_config(path: str, options: dict | None = None) -> Config:
     try:
         cfg = Config.fromfile(path)
     except (SyntaxError, OSError, KeyError, TypeError, AttributeError, ImportError, ValueError) as error:
-        raise InputError(f'config {path} cannot be read: {_first_line(error)}') from error
+        raise InputError(f'config {path} cannot be read: {first_line(error)}') from error
     if 'model' not in cfg:
         raise InputError(f'config {path} has no model')
     try:
         cfg.merge_from_dict(options or {})
     except (KeyError, TypeError, IndexError, AttributeError, AssertionError) as error:
-        raise InputError(f'--cfg-options do not fit {path}: {_first_line(error)}') from error
+        raise InputError(f'--cfg-options do not fit {path}: {first_line(error)}') from error
     return cfg
 
 
@@ -164,7 +164,7 @@ class NamingPipeline(Compose):
             return super().__call__(data)
         except (OSError, AssertionError, SyntaxError, cv2.error) as error:  # Pillow reports a broken PNG as a SyntaxError
             unreadable = [path for path in paths if not _is_readable(path)]
-            raise InputError(f'cannot read {" or ".join(unreadable or paths)}: {_first_line(error)}') from error
+            raise InputError(f'cannot read {" or ".join(unreadable or paths)}: {first_line(error)}') from error
 
 
 def _is_readable(path: str) -> bool:
@@ -200,7 +200,7 @@ def build_runner(cfg: Config) -> Runner:
     try:
         return RUNNERS.build(cfg) if 'runner_type' in cfg else NamingRunner.from_cfg(cfg)
     except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f'the config cannot be built: {_first_line(error)}') from error
+        raise InputError(f'the config cannot be built: {first_line(error)}') from error
 
 
 def check_checkpoint(path: str | Path, model: nn.Module, at_least: float = 1.0) -> None:
@@ -215,8 +215,3 @@ def check_checkpoint(path: str | Path, model: nn.Module, at_least: float = 1.0) 
         InputError: If it is not.
     """
     check_fit(model_weights(read_checkpoint(path)), model, path, at_least)
-
-
-def _first_line(error: BaseException) -> str:
-    text = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
-    return (str(text).strip().splitlines() or [type(error).__name__])[0]

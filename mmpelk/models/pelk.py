@@ -178,7 +178,7 @@ class PeLKConvNeXt(BaseModule):
 
         self.downsample_layers = nn.ModuleList()
         self.stages = nn.ModuleList()
-        drop_rates = torch.linspace(0, drop_path_rate, sum(depths)).tolist()
+        drop_rates = [drop_path_rate * i / max(1, sum(depths) - 1) for i in range(sum(depths))]
         for i, (depth, width) in enumerate(zip(depths, self.channels)):
             self.downsample_layers.append(self._downsample_layer(i, in_channels))
             stage = PeLKStage(

@@ -149,4 +149,7 @@ class SharingGrid:
 @lru_cache(maxsize=256)
 def _cell_index(cells: tuple[int, ...], device: torch.device) -> Tensor:
     """The cell that each of the k positions along one axis lies in."""
-    return torch.repeat_interleave(torch.arange(len(cells)), torch.tensor(cells)).to(device)
+    # The cache outlives the caller's context: a tensor made in inference mode could not serve a backward pass later.
+    with torch.inference_mode(False):
+        positions = [index for index, size in enumerate(cells) for _ in range(size)]
+        return torch.tensor(positions, device=device)

@@ -148,6 +148,17 @@ def test_fft_computes_in_float32_under_autocast():
     assert w.grad.dtype == torch.float32
 
 
+@pytest.mark.parametrize('backend', available_backends())
+def test_inference_mode_first_and_gradients_after(backend):
+    grid = SharingGrid.from_half([11, 5, 3, 1])
+    x, w = torch.randn(1, 2, 9, 9), torch.randn(2, 1, 7, 7, requires_grad=True)
+    with torch.inference_mode():
+        expected = peripheral_conv2d(x, w, grid, backend=backend)
+    output = peripheral_conv2d(x, w, grid, backend=backend)
+    output.sum().backward()
+    assert torch.equal(output, expected) and w.grad.abs().sum() > 0
+
+
 def test_output_does_not_hold_the_padded_transform():
     output = depthwise_conv2d(torch.randn(1, 2, 16, 16), torch.randn(2, 1, 31, 31), backend='fft')
     assert output.is_contiguous() and output.untyped_storage().nbytes() == output.numel() * 4

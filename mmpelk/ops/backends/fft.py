@@ -55,8 +55,7 @@ def run(input: Tensor, kernel: Tensor) -> Tensor:
     float64 is computed in float64, every other type in float32, under autocast too; the result has the input's type.
     """
     compute = torch.float64 if input.dtype == torch.float64 else torch.float32
-    with torch.autocast(input.device.type, enabled=False):
-        return _FFTConv.apply(input.to(compute), kernel.to(compute)).to(input.dtype)
+    return _FFTConv.apply(input.to(compute), kernel.to(compute)).to(input.dtype)
 
 
 def _circle(input: Tensor, kernel: Tensor) -> tuple[int, int]:

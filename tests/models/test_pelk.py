@@ -1,0 +1,226 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import interpolate
+
+from mmpelk.models import PeLK
+from mmpelk.models.token_mixer import DepthwiseConv, PeripheralConv
+from mmpelk.ops import SharingGrid
+
+SMALL = dict(depths=(2, 1, 2, 1), channels=(16, 24, 32, 40))
+K101 = dict(kernel_sizes=(101, 69, 67, 13), center_size=7)
+
+
+@pytest.mark.parametrize('arch, kernels, millions', [('tiny', {}, 29), ('small', {}, 50), ('base', {}, 89), ('base', K101, 90)])
+def test_kept_parameters_of_table_4(arch, kernels, millions):
+    """With ImageNet's classifier, at density 0.6 of every 2-D and 4-D weight; the paper rounds S, 50.6 M, down."""
+    with torch.device('meta'):
+        backbone = PeLK(arch, out_indices=(3,), **kernels)
+        head = nn.Linear(backbone.channels[-1], 1000)
+    kept = sum(p.numel() * (0.6 if p.ndim in (2, 4) else 1) for p in [*backbone.parameters(), *head.parameters()])
+    assert abs(kept / 1e6 - millions) < (0.7 if arch == 'small' else 0.5)
+
+
+def test_widths_of_the_paper():
+    with torch.device('meta'):
+        assert PeLK('tiny').channels == (124, 249, 499, 998)
+        assert PeLK('base').channels == (166, 332, 665, 1331)
+    assert [PeLK(SMALL, width_factor=f).channels[0] for f in (1.0, 1.3)] == [16, 20]
+
+
+@pytest.mark.parametrize('arch', ['atto', 'femto', 'pico', 'nano'])
+@pytest.mark.parametrize('size', [(32, 32), (33, 47), (64, 32), (101, 75)])
+def test_any_size(arch, size):
+    with torch.device('meta'):
+        model = PeLK(arch, out_indices=(1, 3)).eval()
+        outputs = model(torch.empty(1, 3, *size))
+    height, width = (length // 4 for length in size)
+    shapes = [(1, channels, height >> i, width >> i) for i, channels in enumerate(model.channels)]
+    assert [tuple(output.shape) for output in outputs] == [shapes[1], shapes[3]]
+    assert {name for name, _ in model.named_children() if name.startswith('norm')} == {'norm1', 'norm3'}
+
+
+@pytest.mark.parametrize('options', [{}, dict(small_kernel=None), dict(pos_embed='per_channel', pos_embed_mode='inside')])
+def test_every_parameter_gets_a_gradient(options):
+    model = PeLK(SMALL, layer_scale_init_value=1.0, **options)
+    sum(output.square().mean() for output in model(torch.randn(2, 3, 65, 96))).backward()
+    # A bias or constant that enters every output of a convolution alike still reaches the loss through the LayerNorm.
+    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+
+
+@pytest.mark.parametrize('pos_embed, channels', [('shared', 1), ('per_channel', 7), (None, 0)])
+def test_a_stage_shares_one_pos_embed(pos_embed, channels):
+    model = PeLK(SMALL, pos_embed=pos_embed)
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters() if 'pos_embed' in name}
+    assert len(shapes) == (4 if pos_embed else 0)
+    if pos_embed:
+        assert shapes['stages.0.0.token_mixer.pos_embed'] == (channels, 51, 51)
+
+
+@pytest.mark.parametrize('small_kernel', [5, None])
+@pytest.mark.parametrize('mode', ['train', 'eval'])
+@pytest.mark.parametrize('arch, size', [('atto', 128), ('atto', 512), ('tiny', 224)])
+def test_convolved_and_passed_channels_start_on_one_scale(arch, size, mode, small_kernel):
+    model = PeLK(arch, small_kernel=small_kernel).train(mode == 'train')
+    ratios = []
+
+    def measure(mixer, inputs, output):
+        ratios.append((output[:, : mixer.conv_channels].std() / output[:, mixer.conv_channels :].std()).item())
+
+    for stage in model.stages:
+        for block in stage:
+            block.token_mixer.register_forward_hook(measure)
+    smooth = interpolate(torch.randn(2, 3, 6, 6), size=(size, size), mode='bicubic')
+    with torch.no_grad():
+        model(smooth)
+    assert len(ratios) == sum(len(stage) for stage in model.stages)
+    assert 1 / 3 < min(ratios) and max(ratios) < 3
+
+
+@pytest.mark.parametrize('half', [[9, 8, 4, 2, 1, 1, 1], [17, 16, 8, 4, 2, 1, 1, 1, 1], [2, 2, 1, 1, 1]])
+def test_initialisation_knows_the_cells(half):
+    """On a constant input a cell of area A answers A * w: the gain is 2 ** 0.5 here, and about 7 with one std of 0.02 for all."""
+    grid = SharingGrid.from_half(half)
+    conv = PeripheralConv(2000, grid)
+    gain = (conv.weight[:, 0] * grid.areas().float()).sum((1, 2)).std().item()
+    assert 1.1 < gain < 1.5  # truncation at two sigma takes some of 2 ** 0.5
+    if grid.kernel_size == 51:
+        plain = nn.init.trunc_normal_(torch.empty(2000, 13, 13), std=0.02)
+        assert 5 < (plain * grid.areas().float()).sum((1, 2)).std() < 9
+
+
+def test_checkpointing_changes_nothing():
+    plain = PeLK(SMALL, layer_scale_init_value=1.0)
+    recomputed = PeLK(SMALL, layer_scale_init_value=1.0, with_cp=True)
+    recomputed.load_state_dict(plain.state_dict())
+    x = torch.randn(2, 3, 64, 64)
+    for model in (plain, recomputed):
+        sum(output.square().mean() for output in model(x)).backward()
+    for (name, a), b in zip(plain.named_parameters(), recomputed.parameters()):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-6, msg=name)
+    for (name, a), b in zip(plain.named_buffers(), recomputed.buffers()):
+        assert torch.equal(a, b), name  # the statistics count each batch once
+
+
+def randomise(model):
+    """Give every norm the statistics and affine weights of a trained model."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean)
+            nn.init.uniform_(module.running_var, 0.3, 3)
+            nn.init.uniform_(module.weight, 0.5, 2)
+            nn.init.normal_(module.bias)
+    for name, parameter in model.named_parameters():
+        if 'pos_embed' in name or name.endswith('large.bias'):
+            nn.init.normal_(parameter)
+
+
+@pytest.mark.parametrize('options', [{}, dict(small_kernel=None), dict(pos_embed=None, conv_ratio=1.0), dict(pos_embed='per_channel')])
+def test_deploy_keeps_the_outputs(options):
+    model = PeLK(SMALL, layer_scale_init_value=1.0, **options).double().eval()
+    randomise(model)
+    x = torch.randn(1, 3, 70, 40).double()
+    expected = model(x)
+    model.switch_to_deploy()
+    model.switch_to_deploy()  # a second time changes nothing
+    for actual, output in zip(model(x), expected):
+        torch.testing.assert_close(actual, output, rtol=1e-9, atol=1e-9)
+    mixer = model.stages[0][0].token_mixer
+    assert isinstance(mixer.large, DepthwiseConv) and mixer.large.weight.shape[-1] == 51
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    assert not any('pos_embed' in name for name in model.state_dict())
+
+
+def test_deploy_refuses_a_term_that_is_no_bias():
+    with pytest.raises(ValueError, match="pos_embed_mode='inside'"):
+        PeLK(SMALL, pos_embed_mode='inside').switch_to_deploy()
+
+
+@pytest.mark.parametrize('frozen_stages', [-1, 0, 2, 4])
+def test_frozen_stages(frozen_stages):
+    model = PeLK(SMALL, frozen_stages=frozen_stages).train()
+    before = copy.deepcopy(model.state_dict())
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
+    sum(output.square().mean() for output in model(torch.randn(2, 3, 32, 32))).backward()
+    optimizer.step()
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    frozen = () if frozen_stages < 0 else ('downsample_layers.0.',)
+    for i in range(frozen_stages):
+        frozen += f'downsample_layers.{i}.', f'stages.{i}.'
+    assert not any(name.startswith(frozen) for name in changed if frozen)
+    assert any(name.startswith('stages.3.') for name in changed) == (frozen_stages < 4)
+
+
+def test_norm_eval_keeps_the_statistics():
+    model = PeLK(SMALL, norm_eval=True).train()
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    model(torch.randn(2, 3, 64, 64))
+    assert model.training and model.stages[0][0].token_mixer.small_norm.weight.requires_grad
+    assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
+
+
+def test_drop_path_rises_over_the_blocks():
+    model = PeLK(SMALL, drop_path_rate=0.5)
+    rates = [block.drop_path.drop_prob for stage in model.stages for block in stage]
+    assert rates == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5])
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_autocast(dtype):
+    model = PeLK(SMALL, layer_scale_init_value=1.0)
+    x = torch.randn(2, 3, 64, 64)
+    expected = model(x)
+    with torch.autocast('cpu', dtype=dtype):
+        outputs = model(x)
+    sum(output.float().square().mean() for output in outputs).backward()
+    for output, reference in zip(outputs, expected):
+        assert (output - reference).abs().max() < 0.15 * reference.abs().max()
+    assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_explicit_grids_and_centres_per_stage():
+    model = PeLK(SMALL, center_size=(7, 5, 5, 3))
+    assert [grid.half.count(1) for grid in model.grids] == [4, 3, 3, 2]
+    model = PeLK(SMALL, sharing_grids=[[8, 4, 2, 1, 1, 1]] * 4)
+    assert [grid.kernel_size for grid in model.grids] == [33] * 4
+
+
+@pytest.mark.parametrize('scope', ['mmengine', 'mmseg', 'mmdet', 'mmpretrain'])
+def test_builds_under_every_scope(scope):
+    from mmengine.registry import MODELS, DefaultScope
+
+    with DefaultScope.overwrite_default_scope(scope):
+        assert isinstance(MODELS.build(dict(type='PeLK', arch=SMALL)), PeLK)
+
+
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(arch='huge'), "arch must be one of .*'tiny'.* got 'huge'"),
+        (dict(arch=dict(depths=(1, 1, 1, 1))), "a dict with 'depths' and 'channels', got"),
+        (dict(arch=dict(depths=(1, 1), channels=(8, 8, 8, 8))), r"arch\['depths'\] needs 4 entries, one per stage, got \(1, 1\)"),
+        (dict(kernel_sizes=(51, 49, 47)), r'kernel_sizes needs 4 entries, one per stage, got \(51, 49, 47\)'),
+        (dict(kernel_sizes=(51, 49, 48, 13)), 'kernel_size must be a positive odd integer, got 48'),
+        (dict(center_size=(5, 5)), r'center_size needs 4 entries, one per stage, got \(5, 5\)'),
+        (dict(sharing_grids=[[2, 1]]), 'sharing_grids needs 4 entries'),
+        (dict(small_kernel=15), 'at most the smallest kernel 13, got 15'),
+        (dict(small_kernel=4), 'small_kernel must be None or odd .* got 4'),
+        (dict(pos_embed='all'), "pos_embed must be 'shared', 'per_channel' or None, got 'all'"),
+        (dict(pos_embed_mode='edge'), "pos_embed_mode must be one of .* got 'edge'"),
+        (dict(conv_ratio=0), 'conv_ratio must lie in .* got 0'),
+        (dict(drop_path_rate=1.5), 'drop_path_rate must lie in .* got 1.5'),
+        (dict(out_indices=(4,)), r'out_indices must be stages from 0 to 3, got \(4,\)'),
+        (dict(frozen_stages=5), 'frozen_stages must lie between -1 and 4, got 5'),
+        (dict(backend='cutlass'), "backend must be one of .* got 'cutlass'"),
+    ],
+)
+def test_bad_arguments(options, message):
+    with pytest.raises(ValueError, match=message):
+        PeLK(**options)
+
+
+def test_input_below_32_is_refused():
+    with pytest.raises(ValueError, match='at least 32x32, got 31x64'):
+        PeLK(SMALL)(torch.zeros(1, 3, 31, 64))

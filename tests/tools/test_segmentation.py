@@ -1,0 +1,235 @@
+"""The main job through the command line: train, kill, resume, test and draw, and what wrong input gets."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import CONFIGS, TOOLS, tool_env
+
+DEMO = CONFIGS / 'demo/upernet_pelk_atto_digits.py'
+ADE = CONFIGS / 'upernet_pelk_t_ade20k.py'
+
+
+@pytest.fixture(scope='module')
+def small_demo(tmp_path_factory):
+    """The demo config with a model of seconds."""
+    path = tmp_path_factory.mktemp('config') / 'small.py'
+    path.write_text(
+        f"_base_ = '{DEMO}'\n"
+        "model = dict(backbone=dict(arch=dict(depths=(1, 1, 1, 1), channels=(16, 16, 16, 16))),\n"
+        "             decode_head=dict(in_channels=[20] * 4), auxiliary_head=dict(in_channels=20))\n"
+        'train_dataloader = dict(batch_size=2)\n'
+        'train_cfg = dict(max_iters=4, val_interval=4)\n'
+        'default_hooks = dict(checkpoint=dict(interval=2), logger=dict(interval=1))\n'
+    )
+    return path
+
+
+@pytest.fixture(scope='module')
+def trained(small_demo, digit_scenes):
+    """A work dir of the small demo, after its 4 iterations."""
+    work_dir = digit_scenes / 'work'
+    command = [sys.executable, str(TOOLS / 'train.py'), str(small_demo), '--work-dir', str(work_dir)]
+    subprocess.run(command, cwd=digit_scenes, env=tool_env(), check=True, capture_output=True)
+    return work_dir
+
+
+@pytest.fixture(scope='module')
+def ade20k(tmp_path_factory):
+    """A folder with data/ade/ADEChallengeData2016: 150 classes, label 0 ignored, images of several sizes."""
+    home = tmp_path_factory.mktemp('ade')
+    rng = np.random.default_rng(0)
+    for split, count in (('training', 4), ('validation', 2)):
+        for kind in ('images', 'annotations'):
+            (home / 'data/ade/ADEChallengeData2016' / kind / split).mkdir(parents=True)
+        for index in range(count):
+            height, width = rng.integers(150, 260, size=2)
+            blocks = rng.integers(0, 151, size=(4, 4)).astype(np.uint8)
+            labels = cv2.resize(blocks, (int(width), int(height)), interpolation=cv2.INTER_NEAREST)
+            image = np.stack([labels, 255 - labels, labels // 2], -1)
+            root = home / 'data/ade/ADEChallengeData2016'
+            cv2.imwrite(str(root / f'images/{split}/ADE_{index}.jpg'), image)
+            cv2.imwrite(str(root / f'annotations/{split}/ADE_{index}.png'), labels)
+    return home
+
+
+def miou(output):
+    return float(re.findall(r'mIoU: ([\d.]+)', output)[-1])
+
+
+def test_ade20k_config_trains_dies_resumes_and_tests(ade20k, run_tool):
+    """The unchanged PeLK-T config at 512x512, killed by SIGKILL after its first checkpoint."""
+    options = ['--work-dir', 'work', '--cfg-options', 'train_cfg.max_iters=3', 'default_hooks.checkpoint.interval=2']
+    options += ['default_hooks.logger.interval=1']
+    command = [sys.executable, str(TOOLS / 'train.py'), str(ADE), *options]
+    with open(ade20k / 'log', 'w') as log:
+        process = subprocess.Popen(command, cwd=ade20k, env=tool_env(), stdout=log, stderr=log, start_new_session=True)
+        while not (ade20k / 'work/last_checkpoint').exists():
+            assert process.poll() is None, (ade20k / 'log').read_text()[-3000:]
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert 'no GPU here: the config asks for AMP, training runs in float32' in (ade20k / 'log').read_text()
+    assert not (ade20k / 'work/iter_3.pth').exists()
+
+    output = run_tool('train.py', ADE, *options, '--resume', cwd=ade20k)
+    assert 'resumed epoch: 0, iter: 2' in output and re.search(r'Iter\(train\) +\[3/3\]', output)
+    assert not re.search(r'Iter\(train\) +\[[12]/3\]', output)
+    trained = miou(output)
+    tested = run_tool('test.py', ADE, 'work/iter_3.pth', '--work-dir', 'tested', cwd=ade20k)
+    assert miou(tested) == trained
+    shutil.rmtree(ade20k / 'work')
+
+
+def test_train_test_and_draw(trained, small_demo, digit_scenes, run_tool):
+    scalars = [json.loads(line) for path in trained.glob('*/vis_data/scalars.json') for line in path.read_text().splitlines()]
+    expected = next(record['mIoU'] for record in scalars if 'mIoU' in record)
+    arguments = ['--work-dir', 'tested', '--show-dir', 'shown', '--out', 'predictions']
+    output = run_tool('test.py', small_demo, trained / 'iter_4.pth', *arguments, cwd=digit_scenes)
+    assert miou(output) == expected
+    assert len(list((digit_scenes / 'shown').rglob('*.png'))) == 4
+    predictions = sorted((digit_scenes / 'predictions').iterdir())
+    assert len(predictions) == 4
+    assert cv2.imread(str(predictions[0]), cv2.IMREAD_UNCHANGED).max() <= 12
+
+    run_tool('plot_training.py', trained, cwd=digit_scenes)
+    images = sorted((digit_scenes / 'data/digit_scenes/images/validation').iterdir())[:2]
+    run_tool('image_demo.py', small_demo, trained / 'iter_4.pth', *images, '--out-dir', 'overlays', '--grid', cwd=digit_scenes)
+    shapes = {path.name: cv2.imread(str(path)).shape for path in (digit_scenes / 'overlays').iterdir()}
+    assert shapes == {images[0].stem + '.png': (512, 512, 3), images[1].stem + '.png': (512, 512, 3), 'grid.png': (512, 1024, 3)}
+    assert cv2.imread(str(trained / 'curves.png')).std() > 5
+
+
+def test_resuming_goes_on_as_if_never_stopped(small_demo, digit_scenes, trained, run_tool):
+    """Same weights to the bit after a stop at iteration 2 and a resume as without the stop."""
+    work_dir = digit_scenes / 'stopped'
+    work_dir.mkdir()
+    shutil.copy(trained / 'iter_2.pth', work_dir)
+    (work_dir / 'last_checkpoint').write_text(str(work_dir / 'iter_2.pth'))
+    run_tool('train.py', small_demo, '--work-dir', work_dir, '--resume', cwd=digit_scenes)
+    straight, resumed = (torch.load(folder / 'iter_4.pth', weights_only=True) for folder in (trained, work_dir))
+    for name, value in straight['state_dict'].items():
+        assert value.shape == resumed['state_dict'][name].shape
+    state = resumed['optimizer']['state']
+    assert {float(entry['step']) for entry in state.values()} == {4.0}
+    assert [s['last_step'] for s in resumed['param_schedulers']] == [s['last_step'] for s in straight['param_schedulers']]
+
+
+def test_pretrained_backbone_and_tta(small_demo, digit_scenes, trained, run_tool):
+    options = ['--cfg-options', 'train_cfg.max_iters=1', 'train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False']
+    arguments = ['--work-dir', 'finetuned', '--pretrained', trained / 'iter_4.pth', '--auto-scale-lr', *options]
+    output = run_tool('train.py', small_demo, *arguments, cwd=digit_scenes)
+    assert 'LR is set based on batch size of 8' in output
+    before = torch.load(trained / 'iter_4.pth', weights_only=True)['state_dict']
+    after = torch.load(digit_scenes / 'finetuned/iter_1.pth', weights_only=True)['state_dict']
+    name = 'backbone.stages.3.0.pointwise_conv1.weight'  # moved by one warm-up step only
+    torch.testing.assert_close(after[name], before[name], atol=1e-4, rtol=0)
+    assert not torch.allclose(after['decode_head.conv_seg.weight'], before['decode_head.conv_seg.weight'], atol=1e-2)
+
+    tta = digit_scenes / 'tta.py'
+    tta.write_text(
+        f"_base_ = '{small_demo}'\n"
+        'tta_pipeline = [dict(type="LoadImageFromFile"), dict(type="TestTimeAug", transforms=[\n'
+        '    [dict(type="Resize", scale_factor=r, keep_ratio=True) for r in (0.75, 1.0)],\n'
+        '    [dict(type="RandomFlip", prob=p, direction="horizontal") for p in (0.0, 1.0)],\n'
+        '    [dict(type="LoadAnnotations", reduce_zero_label=True)], [dict(type="PackSegInputs")]])]\n'
+    )
+    assert miou(run_tool('test.py', tta, trained / 'iter_4.pth', '--tta', '--work-dir', 'tested', cwd=digit_scenes)) > 0
+
+
+@pytest.fixture
+def spoilt(digit_scenes, tmp_path):
+    """A copy of the data that a test may spoil."""
+    shutil.copytree(digit_scenes / 'data', tmp_path / 'data')
+    return tmp_path
+
+
+def test_missing_files(fail_tool, tmp_path, digit_scenes, trained, small_demo):
+    assert 'config nowhere.py does not exist' in fail_tool('train.py', 'nowhere.py', cwd=tmp_path)
+    message = fail_tool('train.py', small_demo, cwd=tmp_path)
+    assert 'data folder data/digit_scenes/images/training does not exist' in message and 'set train_dataloader' in message
+    assert 'checkpoint none.pth does not exist' in fail_tool('test.py', small_demo, 'none.pth', cwd=digit_scenes)
+    assert 'checkpoint none.pth does not exist' in fail_tool('train.py', small_demo, '--resume', 'none.pth', cwd=digit_scenes)
+    assert 'checkpoint none.pth does not exist' in fail_tool('train.py', small_demo, '--pretrained', 'none.pth', cwd=digit_scenes)
+    message = fail_tool('image_demo.py', small_demo, trained / 'iter_4.pth', 'none.jpg', cwd=digit_scenes)
+    assert 'cannot read none.jpg' in message and not (digit_scenes / 'demo_out').exists()
+
+
+def test_checkpoint_of_another_model(fail_tool, digit_scenes, trained, small_demo):
+    for tool, arguments in (
+        ('test.py', [DEMO, trained / 'iter_4.pth']),
+        ('train.py', [DEMO, '--resume', trained / 'iter_4.pth', '--work-dir', 'other']),
+        ('train.py', [DEMO, '--pretrained', trained / 'iter_4.pth', '--work-dir', 'other']),
+        ('image_demo.py', [DEMO, trained / 'iter_4.pth', digit_scenes / 'data/digit_scenes/images/validation/validation_0000.jpg']),
+    ):
+        assert 'iter_4.pth is of another model' in fail_tool(tool, *arguments, cwd=digit_scenes)
+
+
+def test_truncated_checkpoint(fail_tool, digit_scenes, trained, small_demo, tmp_path):
+    (tmp_path / 'half.pth').write_bytes((trained / 'iter_4.pth').read_bytes()[:5000])
+    assert 'half.pth is truncated or no checkpoint' in fail_tool('test.py', small_demo, tmp_path / 'half.pth', cwd=digit_scenes)
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_truncated_image(fail_tool, spoilt, small_demo, workers):
+    for path in (spoilt / 'data/digit_scenes/images/training').iterdir():
+        path.write_bytes(path.read_bytes()[:1500])
+    options = ['--cfg-options', f'train_dataloader.num_workers={workers}', f'train_dataloader.persistent_workers={workers > 0}']
+    message = fail_tool('train.py', small_demo, *options, cwd=spoilt)
+    assert re.search(r'cannot read data/digit_scenes/images/training/training_\d+.jpg: image file is truncated', message)
+
+
+def test_truncated_label_map_and_missing_label_map(fail_tool, spoilt, small_demo, trained):
+    path = spoilt / 'data/digit_scenes/annotations/validation/validation_0001.png'
+    path.write_bytes(path.read_bytes()[:200])
+    assert f'cannot read {path.relative_to(spoilt)}' in fail_tool('test.py', small_demo, trained / 'iter_4.pth', cwd=spoilt)
+    path.unlink()
+    assert f'cannot read {path.relative_to(spoilt)}' in fail_tool('test.py', small_demo, trained / 'iter_4.pth', cwd=spoilt)
+
+
+def test_label_above_the_classes(fail_tool, spoilt, small_demo, trained):
+    path = spoilt / 'data/digit_scenes/annotations/validation/validation_0002.png'
+    cv2.imwrite(str(path), np.full((128, 128), 200, np.uint8))
+    message = fail_tool('test.py', small_demo, trained / 'iter_4.pth', cwd=spoilt)
+    assert f'{path.relative_to(spoilt)} holds label 199, but there are 12 classes' in message
+    cv2.imwrite(str(path), np.full((64, 128), 1, np.uint8))
+    assert 'they must be of one size' in fail_tool('test.py', small_demo, trained / 'iter_4.pth', cwd=spoilt)
+
+
+def test_empty_data_folder(fail_tool, spoilt, small_demo):
+    shutil.rmtree(spoilt / 'data/digit_scenes/images/training')
+    (spoilt / 'data/digit_scenes/images/training').mkdir()
+    assert 'images/training is empty' in fail_tool('train.py', small_demo, cwd=spoilt)
+
+
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (['model.backbone.kernel_sizes=[51,49]'], 'kernel_sizes needs 4 entries, one per stage'),
+        (['model.backbone.backend=cutlass'], "backend must be one of .* got 'cutlass'"),
+        (['model.backbone.kernel_size=51'], "unexpected keyword argument 'kernel_size'"),
+        (['model.backbone.type=PeLC'], 'PeLC'),
+    ],
+)
+def test_wrong_settings(fail_tool, digit_scenes, small_demo, options, message):
+    assert re.search(message, fail_tool('train.py', small_demo, '--work-dir', 'w', '--cfg-options', *options, cwd=digit_scenes))
+
+
+def test_wrong_options(fail_tool, digit_scenes, small_demo, trained, tmp_path):
+    (tmp_path / 'broken.py').write_text('model = dict(')
+    assert 'broken.py cannot be read' in fail_tool('train.py', tmp_path / 'broken.py', cwd=digit_scenes)
+    if not torch.cuda.is_available():
+        assert '--amp needs a GPU' in fail_tool('train.py', small_demo, '--amp', cwd=digit_scenes)
+    message = fail_tool('test.py', small_demo, trained / 'iter_4.pth', '--tta', '--cfg-options', 'tta_pipeline=None', cwd=digit_scenes)
+    assert '--tta needs tta_pipeline' in message
+    assert 'holds no training log' in fail_tool('plot_training.py', tmp_path, cwd=digit_scenes)
+    assert 'size must lie between 64 and 256 pixels, got 8' in fail_tool('make_digit_scenes.py', 'x', '--size', '8', cwd=tmp_path)
