@@ -26,7 +26,7 @@ def parse_args() -> argparse.Namespace:
 
 def use_tta(cfg: Config, config_path: str) -> None:
     for key in ('tta_model', 'tta_pipeline'):
-        if key not in cfg:
+        if cfg.get(key) is None:
             raise InputError(f'--tta needs {key} in {config_path}')
     cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)

@@ -8,13 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
-from mmpelk.errors import InputError
+from mmpelk.errors import InputError, first_line
+
+from .safe_types import allow_mmengine_types
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint file on the CPU without running code from it (``weights_only=True``).
+def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, Any]:
+    """Read a checkpoint file without running code from it (``weights_only=True``).
+
+    Args:
+        path: A local file.
+        map_location: As for ``torch.load``.
 
     Raises:
         InputError: If there is no such file, or it is truncated, or holds anything but tensors and plain or mmengine types.
@@ -22,18 +29,27 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f'checkpoint {path} does not exist')
+    allow_mmengine_types()
     try:
-        checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = next(
-            (line.strip() for line in str(error).splitlines() if 'Unsupported' in line or 'GLOBAL' in line), 'no pickle'
-        )
-        raise InputError(f'checkpoint {path} cannot be loaded safely: {reason}') from error
+        refused = [line.strip() for line in str(error).splitlines() if 'GLOBAL' in line or 'Unsupported' in line]
+        if not refused:
+            raise InputError(f'checkpoint {path} is truncated or no checkpoint: {first_line(error)}') from error
+        raise InputError(f'checkpoint {path} cannot be loaded safely: {refused[0]}') from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise InputError(f'checkpoint {path} is truncated or no checkpoint: {str(error).splitlines()[0]}') from error
+        raise InputError(f'checkpoint {path} is truncated or no checkpoint: {first_line(error)}') from error
     if not isinstance(checkpoint, dict):
         raise InputError(f'checkpoint {path} holds a {type(checkpoint).__name__}; expected a dict with weights')
     return checkpoint
+
+
+@CheckpointLoader.register_scheme(prefixes='', force=True)
+def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:
+    """What mmengine calls for a local file, on resume, load_from and init_cfg alike. Its own loader knows no mmengine types on the
+    originals, and on OneDL loads what it cannot load safely all the same.
+    """
+    return read_checkpoint(filename, map_location)
 
 
 def model_weights(checkpoint: Mapping[str, Any], prefix: str = '') -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ def allow_mmengine_types() -> None:
 
     mmengine saves its message hub with each checkpoint: HistoryBuffer objects that hold numpy arrays. Since torch 2.6 these types
     must be named before a file with them can be read safely; without that, ``resume`` fails. None of them runs code when loaded.
+    Call it before each load: OneDL's mmengine takes its own list, and with it ours, back after each of its loads.
     """
 
     core = np._core if hasattr(np, '_core') else np.core
