@@ -159,6 +159,26 @@ def test_inference_mode_first_and_gradients_after(backend):
     assert torch.equal(output, expected) and w.grad.abs().sum() > 0
 
 
+def test_chunks_change_nothing(monkeypatch):
+    from mmpelk.ops.backends import fft
+
+    x, w, up = torch.randn(2, 5, 9, 7), torch.randn(5, 1, 11, 11), torch.randn(2, 5, 9, 7)
+
+    def run():
+        inputs = x.clone().requires_grad_(), w.clone().requires_grad_()
+        output = depthwise_conv2d(*inputs, backend='fft')
+        return output, *torch.autograd.grad(output, inputs, up)
+
+    whole = run()
+    monkeypatch.setattr(fft, 'CACHE_BYTES', 2 * 2 * 15 * 7 * 8)  # two channels at a time
+    for chunked, expected in zip(run(), whole):
+        torch.testing.assert_close(chunked, expected)
+
+
+def test_empty_batch():
+    assert depthwise_conv2d(torch.zeros(0, 2, 5, 5), torch.zeros(2, 1, 3, 3)).shape == (0, 2, 5, 5)
+
+
 def test_output_does_not_hold_the_padded_transform():
     output = depthwise_conv2d(torch.randn(1, 2, 16, 16), torch.randn(2, 1, 31, 31), backend='fft')
     assert output.is_contiguous() and output.untyped_storage().nbytes() == output.numel() * 4

@@ -28,6 +28,7 @@ def small_demo(tmp_path_factory):
         "model = dict(backbone=dict(arch=dict(_delete_=True, depths=(1, 1, 1, 1), channels=(16, 16, 16, 16))),\n"
         "             decode_head=dict(in_channels=[20] * 4), auxiliary_head=dict(in_channels=20))\n"
         'train_dataloader = dict(batch_size=2)\n'
+        'val_dataloader = test_dataloader = dict(num_workers=0, persistent_workers=False)\n'
         'train_cfg = dict(max_iters=4, val_interval=4)\n'
         'default_hooks = dict(checkpoint=dict(interval=2), logger=dict(interval=1))\n'
     )
