@@ -15,12 +15,13 @@ from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.dataset import Compose
 from mmengine.device import get_device
 from mmengine.logging import print_log
-from mmengine.registry import RUNNERS
+from mmengine.registry import DATASETS, RUNNERS, init_default_scope
 from mmengine.runner import Runner
 from PIL import Image
 from torch import nn
 
 from mmpelk.checkpoints import check_fit, model_weights, read_checkpoint
+from mmpelk.datasets.coco_check import check_coco
 from mmpelk.errors import InputError, first_line
 
 
@@ -122,6 +123,7 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
     Raises:
         InputError: If one is missing, or a folder of images is empty.
     """
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
     for split in splits:
         loader = cfg.get(f'{split}_dataloader')
         for key, dataset in _datasets(loader.dataset, f'{split}_dataloader.dataset') if loader else ():
@@ -135,6 +137,20 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
                     raise InputError(f'data folder {folder} is empty ({key}.data_prefix.{name}); {hint}')
             if dataset.get('ann_file') and not (root / dataset.ann_file).exists():
                 raise InputError(f'annotation file {root / dataset.ann_file} does not exist ({key}.ann_file); {hint}')
+            if dataset.type == 'CocoDataset':
+                classes = dataset.get('metainfo', {}).get('classes') or DATASETS.get('mmdet.CocoDataset').METAINFO['classes']
+                _check_class_count(cfg.model, len(classes), 'model')
+                check_coco(root / dataset.ann_file, root / dataset.data_prefix.img, classes)
+
+
+def _check_class_count(model: ConfigDict, count: int, key: str) -> None:
+    """Check that every head inside a detector's config has as many classes as the data."""
+    for name, value in model.items():
+        if name == 'num_classes' and value != count:
+            raise InputError(f'{key}.num_classes is {value}, but the data set has {count} classes')
+        for index, part in enumerate(value if isinstance(value, list) else [value]):
+            if isinstance(part, dict):
+                _check_class_count(part, count, f'{key}.{name}.{index}' if isinstance(value, list) else f'{key}.{name}')
 
 
 def _datasets(dataset: ConfigDict, key: str) -> Iterator[tuple[str, ConfigDict]]:

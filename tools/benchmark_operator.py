@@ -30,7 +30,9 @@ def main() -> None:
     parser.add_argument('--shape', type=int, nargs=4, default=(1, 46, 128, 128), metavar=('N', 'C', 'H', 'W'))
     parser.add_argument('--kernels', type=int, nargs='+', default=(51, 101), help='kernel sizes; default: 51 101')
     parser.add_argument('--training', action='store_true', help='time forward and backward together')
-    parser.add_argument('--repeats', type=int, default=5, help='timed calls of each backend after one to warm up; default: %(default)s')
+    parser.add_argument(
+        '--repeats', type=int, default=5, help='timed calls of each backend after one to warm up; default: %(default)s'
+    )
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     args = parser.parse_args()
     if min(args.shape) < 1 or args.repeats < 1:
@@ -60,7 +62,9 @@ def main() -> None:
                     measured.append(took)
         medians = {backend: statistics.median(measured) for backend, measured in times.items()}
         for backend, median in medians.items():
-            print(f'kernel {kernel_size:3d}  {backend:6s} {median:10.2f} ms   {medians["dense"] / median:8.1f} x faster than dense')
+            print(
+                f'kernel {kernel_size:3d}  {backend:6s} {median:10.2f} ms   {medians["dense"] / median:8.1f} x faster than dense'
+            )
 
 
 if __name__ == '__main__':

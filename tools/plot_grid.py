@@ -27,7 +27,9 @@ def main() -> None:
     figure, axes = plt.subplots(1, len(grids), figsize=(4.2 * len(grids), 4.6), layout='constrained', squeeze=False)
     for ax, grid in zip(axes[0], grids):
         edges = np.array(grid.edges) - grid.kernel_size / 2
-        ax.pcolormesh(edges, edges, np.log2(grid.areas().numpy()), cmap='YlGnBu_r', edgecolors='white', linewidth=0.6, vmin=0, vmax=8)
+        ax.pcolormesh(
+            edges, edges, np.log2(grid.areas().numpy()), cmap='YlGnBu_r', edgecolors='white', linewidth=0.6, vmin=0, vmax=8
+        )
         k, size = grid.kernel_size, grid.weight_size
         ax.set(title=f'{k}x{k} kernel, {size}x{size} weights\n{list(grid.half)}', aspect='equal', xlim=(-51, 51), ylim=(-51, 51))
         ax.axis('off')

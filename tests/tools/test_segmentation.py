@@ -25,8 +25,8 @@ def small_demo(tmp_path_factory):
     path = tmp_path_factory.mktemp('config') / 'small.py'
     path.write_text(
         f"_base_ = '{DEMO}'\n"
-        "model = dict(backbone=dict(arch=dict(_delete_=True, depths=(1, 1, 1, 1), channels=(16, 16, 16, 16))),\n"
-        "             decode_head=dict(in_channels=[20] * 4), auxiliary_head=dict(in_channels=20))\n"
+        'model = dict(backbone=dict(arch=dict(_delete_=True, depths=(1, 1, 1, 1), channels=(16, 16, 16, 16))),\n'
+        '             decode_head=dict(in_channels=[20] * 4), auxiliary_head=dict(in_channels=20))\n'
         'train_dataloader = dict(batch_size=2)\n'
         'val_dataloader = test_dataloader = dict(num_workers=0, persistent_workers=False)\n'
         'train_cfg = dict(max_iters=4, val_interval=4)\n'
@@ -123,7 +123,12 @@ def test_resuming_restores_optimizer_and_schedule(small_demo, digit_scenes, trai
 
 
 def test_pretrained_backbone_and_tta(small_demo, digit_scenes, trained, run_tool):
-    options = ['--cfg-options', 'train_cfg.max_iters=1', 'train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False']
+    options = [
+        '--cfg-options',
+        'train_cfg.max_iters=1',
+        'train_dataloader.num_workers=0',
+        'train_dataloader.persistent_workers=False',
+    ]
     name = 'backbone.stages.3.0.pointwise_conv1.weight'
     checkpoint = torch.load(trained / 'iter_4.pth', weights_only=True)
     checkpoint['state_dict'][name] += 1
@@ -168,7 +173,10 @@ def test_checkpoint_of_another_model(fail_tool, digit_scenes, trained, small_dem
         ('test.py', [DEMO, trained / 'iter_4.pth']),
         ('train.py', [DEMO, '--resume', trained / 'iter_4.pth', '--work-dir', 'other']),
         ('train.py', [DEMO, '--pretrained', trained / 'iter_4.pth', '--work-dir', 'other']),
-        ('image_demo.py', [DEMO, trained / 'iter_4.pth', digit_scenes / 'data/digit_scenes/images/validation/validation_0000.jpg']),
+        (
+            'image_demo.py',
+            [DEMO, trained / 'iter_4.pth', digit_scenes / 'data/digit_scenes/images/validation/validation_0000.jpg'],
+        ),
     ):
         assert 'iter_4.pth is of another model' in fail_tool(tool, *arguments, cwd=digit_scenes)
 

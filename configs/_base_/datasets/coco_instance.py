@@ -4,9 +4,7 @@ dataset_type = 'CocoDataset'
 data_root = 'data/coco/'
 # Pillow refuses a truncated file; OpenCV fills in grey.
 load_image = dict(type='LoadImageFromFile', imdecode_backend='pillow')
-resize_to_one_of = dict(
-    type='RandomChoiceResize', scales=[(short, 1333) for short in range(480, 801, 32)], keep_ratio=True
-)
+resize_to_one_of = dict(type='RandomChoiceResize', scales=[(short, 1333) for short in range(480, 801, 32)], keep_ratio=True)
 train_pipeline = [
     load_image,
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
