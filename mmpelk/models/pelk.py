@@ -56,10 +56,8 @@ class PeLKBlock(nn.Module):
     def forward(self, x: Tensor, pos_embed: Tensor | None = None) -> Tensor:
         """(N, C, H, W) to (N, C, H, W); ``pos_embed`` is the stage's h."""
         mixed = self.token_mixer(x, pos_embed)
-        if self.with_cp and torch.is_grad_enabled():
-            branch = checkpoint(self._mlp, mixed, use_reentrant=False)
-        else:
-            branch = self._mlp(mixed)
+        recompute = self.with_cp and torch.is_grad_enabled()
+        branch = checkpoint(self._mlp, mixed, use_reentrant=False) if recompute else self._mlp(mixed)
         return x + self.drop_path(branch)
 
     def _mlp(self, x: Tensor) -> Tensor:

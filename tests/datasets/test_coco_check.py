@@ -1,0 +1,67 @@
+import copy
+import json
+
+import pytest
+
+from mmpelk.datasets.coco_check import check_coco
+from mmpelk.errors import InputError
+
+GOOD = dict(
+    images=[dict(id=1, file_name='a.jpg', width=40, height=30), dict(id=7, file_name='sub/b.jpg', width=40, height=30)],
+    annotations=[
+        dict(id=1, image_id=1, category_id=3, bbox=[0, 0, 40.5, 30], area=9, iscrowd=0),
+        dict(id=2, image_id=1, category_id=90, bbox=[5, 5, 0, 0], area=0, iscrowd=1),
+    ],
+    categories=[dict(id=3, name='cat'), dict(id=90, name='dog')],
+)
+
+
+@pytest.fixture
+def check(tmp_path):
+    (tmp_path / 'images/sub').mkdir(parents=True)
+    (tmp_path / 'images/a.jpg').touch()
+    (tmp_path / 'images/sub/b.jpg').touch()
+
+    def run(data, classes=('cat', 'dog')):
+        text = data if isinstance(data, str) else json.dumps(data)
+        (tmp_path / 'ann.json').write_text(text)
+        check_coco(tmp_path / 'ann.json', tmp_path / 'images', classes)
+
+    return run
+
+
+def test_a_good_file_passes(check):
+    check(GOOD)
+    check(GOOD, classes=('dog',))  # training on fewer classes than the file has is mmdet's feature
+
+
+def spoilt(change):
+    data = copy.deepcopy(GOOD)
+    change(data)
+    return data
+
+
+@pytest.mark.parametrize(
+    'data, message',
+    [
+        ('{"images": [', 'ann.json is no valid JSON: .*'),
+        ('[]', "has no list 'images'"),
+        (spoilt(lambda d: d.pop('annotations')), "has no list 'annotations'"),
+        (
+            spoilt(lambda d: d['categories'].pop()),
+            "has no category 'dog' .1 of the config's 2 classes .*; its categories are cat",
+        ),
+        (spoilt(lambda d: d['images'][1].update(file_name='c.jpg')), r"names image 'c.jpg' \(id 7\), which is not in .*images"),
+        (spoilt(lambda d: d['annotations'][1].update(image_id=5)), 'annotation 2: image_id 5 is not among the images'),
+        (spoilt(lambda d: d['annotations'][1].update(category_id=4)), 'annotation 2: category_id 4 is not among the categories'),
+        (
+            spoilt(lambda d: d['annotations'][0].update(bbox=[30, 0, 20, 10])),
+            r"annotation 1: box \[30, 0, 20, 10\] lies outside its image 'a.jpg' of 40x30",
+        ),
+        (spoilt(lambda d: d['annotations'][0].update(bbox=[0, -9, 20, 10])), 'lies outside its image'),
+        (spoilt(lambda d: d['annotations'][0].pop('bbox')), 'an item lacks or misuses bbox'),
+    ],
+)
+def test_faults_are_named(check, data, message):
+    with pytest.raises(InputError, match=message):
+        check(data)

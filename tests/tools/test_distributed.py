@@ -1,0 +1,116 @@
+"""Both tasks on two processes (torchrun, gloo, CPU): the same training, and the same metrics, as on one."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import CONFIGS, ROOT, TOOLS, tool_env
+
+# Drop path is off in the demos. BatchNorm's statistics differ between one and two processes by design, so they are frozen, and
+# nothing is drawn at random: no augmentation, no dropout, and every box is sampled. One process sees, one after the other and with
+# gradients accumulated, what the two ranks see at once: rank 0 the images 0 and 2, rank 1 the images 1 and 3.
+COMMON = """
+_base_ = '{base}'
+train_dataloader = dict(
+    batch_size=2, num_workers=0, persistent_workers=False, sampler=dict(_delete_=True, type='DefaultSampler', shuffle=False),
+    dataset=dict(indices={indices}, pipeline=[{pipeline}]))
+test_dataloader = dict(num_workers=0, persistent_workers=False)
+train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters={max_iters}, val_interval=100)
+val_dataloader, val_cfg, val_evaluator = None, None, None
+param_scheduler = dict(type='ConstantLR', factor=1.0, by_epoch=False)
+optim_wrapper = dict(
+    _delete_=True, type='OptimWrapper', optimizer=dict(type='SGD', lr=0.01), accumulative_counts={accumulate})
+default_hooks = dict(checkpoint=dict(by_epoch=False, interval=100), logger=dict(interval=1, log_metric_by_epoch=False))
+log_processor = dict(window_size=1, by_epoch=False)
+custom_imports = dict(imports=['mmpelk', 'freeze'])
+custom_hooks = [dict(type='FreezeBatchNormAndDropout')]
+"""
+EVERY_BOX = """
+model = dict(train_cfg=dict(
+    rpn=dict(sampler=dict(num=100000)),
+    rcnn=[
+        dict(
+            assigner=dict(type='MaxIoUAssigner', pos_iou_thr=t, neg_iou_thr=t, min_pos_iou=t, match_low_quality=False,
+                          ignore_iof_thr=-1),
+            sampler=dict(type='RandomSampler', num=100000, pos_fraction=1.0, neg_pos_ub=-1, add_gt_as_proposals=True),
+            mask_size=28, pos_weight=-1, debug=False)
+        for t in (0.5, 0.6, 0.7)
+    ]))
+"""
+HOOK = """
+import torch
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+
+@HOOKS.register_module()
+class FreezeBatchNormAndDropout(Hook):
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        for module in runner.model.modules():
+            if isinstance(module, (torch.nn.modules.batchnorm._BatchNorm, torch.nn.Dropout2d)):
+                module.eval()
+"""
+TASKS = {
+    'segmentation': (
+        'upernet_pelk_atto_digits.py',
+        "dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', reduce_zero_label=True), dict(type='PackSegInputs')",
+        '',
+        r'(mIoU): ([\d.]+)',
+    ),
+    'detection': (
+        'cascade_mask_rcnn_pelk_atto_digits.py',
+        "dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True, with_mask=True), dict(type='PackDetInputs')",
+        EVERY_BOX,
+        r'coco/(bbox|segm)_mAP: ([\d.-]+)',
+    ),
+}
+STEPS = 3
+
+
+def launch(script, *arguments, cwd, processes):
+    command = [sys.executable, '-m', 'torch.distributed.run', f'--nproc_per_node={processes}', '--master_port=0', '--standalone']
+    command += [str(TOOLS / script), *map(str, arguments), '--launcher', 'pytorch']
+    env = {**tool_env(), 'OMP_NUM_THREADS': '1', 'PYTHONPATH': f'{ROOT}:{cwd}'}
+    result = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-3000:]
+    return result.stdout + result.stderr
+
+
+@pytest.mark.parametrize('task', TASKS)
+def test_two_processes_train_and_test_as_one(task, digit_scenes, tmp_path):
+    if task == 'detection':
+        pytest.importorskip('mmcv._ext', reason="mmdet needs mmcv's compiled operators")
+    (tmp_path / 'data').symlink_to(digit_scenes / 'data')
+    (tmp_path / 'freeze.py').write_text(HOOK)
+    name, pipeline, extra, metric = TASKS[task]
+    losses, weights, metrics = {}, {}, {}
+    for processes in (1, 2):
+        config, work_dir = tmp_path / f'on{processes}.py', tmp_path / f'work{processes}'
+        passes = 2 // processes  # micro-batches for each step
+        config.write_text(
+            COMMON.format(
+                base=CONFIGS / 'demo' / name,
+                indices=[0, 2, 1, 3] if processes == 1 else [0, 1, 2, 3],
+                pipeline=pipeline,
+                max_iters=STEPS * passes,
+                accumulate=passes,
+            )
+            + extra
+        )
+        launch('train.py', config, '--work-dir', work_dir, cwd=tmp_path, processes=processes)
+        lines = [line for path in work_dir.glob('*/vis_data/scalars.json') for line in path.read_text().splitlines()]
+        losses[processes] = [json.loads(line)['loss'] for line in lines][::passes]  # of the images that rank 0 sees
+        weights[processes] = torch.load(work_dir / f'iter_{STEPS * passes}.pth', weights_only=True)['state_dict']
+        output = launch(
+            'test.py', config, tmp_path / 'work1/iter_6.pth', '--work-dir', 'tested', cwd=tmp_path, processes=processes
+        )
+        metrics[processes] = re.findall(metric, output)
+    assert len(losses[1]) == STEPS
+    assert losses[1] == pytest.approx(losses[2], rel=1e-4)
+    assert losses[1][0] != losses[1][1]
+    for key, value in weights[1].items():
+        torch.testing.assert_close(value, weights[2][key], rtol=1e-4, atol=1e-4, msg=key)
+    assert metrics[1] == metrics[2] and metrics[1]
