@@ -8,7 +8,7 @@ import cv2
 import mmcv
 import numpy as np
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.device import get_device
 from mmengine.registry import DATASETS, MODELS, VISUALIZERS, init_default_scope
@@ -35,11 +35,18 @@ def load_model(cfg: Config, checkpoint_path: str, device: str | None = None) -> 
     weights = model_weights(checkpoint)
     check_fit(weights, model, checkpoint_path)
     model.load_state_dict(weights)
-    dataset_class = DATASETS.get(cfg.test_dataloader.dataset.type)
-    model.dataset_meta = checkpoint.get('meta', {}).get('dataset_meta') or getattr(dataset_class, 'METAINFO', None)
+    model.dataset_meta = checkpoint.get('meta', {}).get('dataset_meta') or _dataset_meta(cfg.test_dataloader.dataset)
     if not model.dataset_meta:
-        raise InputError(f'checkpoint {checkpoint_path} does not name its classes (meta.dataset_meta)')
+        raise InputError(f'neither checkpoint {checkpoint_path} (meta.dataset_meta) nor the config names the classes')
     return model.to(device or get_device()).eval()
+
+
+def _dataset_meta(dataset: ConfigDict) -> dict | None:
+    """The classes and palette of a dataset's config, or of its class."""
+    if 'metainfo' in dataset:
+        return dataset.metainfo
+    with DATASETS.switch_scope_and_registry(None) as registry:
+        return getattr(registry.get(dataset.type), 'METAINFO', None)
 
 
 def predict(model: nn.Module, cfg: Config, image_path: str) -> BaseDataElement:

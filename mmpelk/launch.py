@@ -15,9 +15,11 @@ from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.dataset import Compose
 from mmengine.device import get_device
 from mmengine.logging import print_log
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import DATASETS, RUNNERS, init_default_scope
 from mmengine.runner import Runner
 from PIL import Image
+from torch import distributed as dist
 from torch import nn
 
 from mmpelk.checkpoints import check_fit, model_weights, read_checkpoint
@@ -95,7 +97,15 @@ def _adapt_to_machine(cfg: Config) -> None:
         cfg.optim_wrapper.type = 'OptimWrapper'
         for key in ('loss_scale', 'dtype', 'use_fsdp'):
             cfg.optim_wrapper.pop(key, None)
-    cfg.setdefault('env_cfg', ConfigDict()).setdefault('dist_cfg', ConfigDict()).backend = 'gloo'
+    if cfg.launcher == 'pytorch' and not dist.is_initialized():
+        # mmengine would select a CUDA device for each process and pass its number to DDP.
+        dist.init_process_group('gloo')
+        cfg.model_wrapper_cfg = ConfigDict(
+            type='MMDistributedDataParallel',
+            device_ids=None,
+            broadcast_buffers=False,
+            find_unused_parameters=cfg.get('find_unused_parameters', False),
+        )
 
 
 def enable_amp(cfg: Config) -> None:
@@ -230,4 +240,11 @@ def check_checkpoint(path: str | Path, model: nn.Module, at_least: float = 1.0) 
     Raises:
         InputError: If it is not.
     """
-    check_fit(model_weights(read_checkpoint(path)), model, path, at_least)
+    check_fit(model_weights(read_checkpoint(path)), unwrap(model), path, at_least)
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside distributed and test-time augmentation wrappers."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model

@@ -69,8 +69,14 @@ def test_layer_decay_puts_pelk_into_convnexts_groups():
     assert set(rate) == {name for name, _ in model.named_parameters()}
     for stage in range(4):
         block = f'backbone.stages.{stage}.0.'
-        assert rate[block + 'token_mixer.pos_embed'] == rate[block + 'token_mixer.large.weight'] == 0.5 ** (6 - stage)
+        assert rate[block + 'token_mixer.pos_embed.bias'] == rate[block + 'token_mixer.large.weight'] == 0.5 ** (6 - stage)
         assert decay[block + 'token_mixer.large.weight'] == 0.05
-        for part in ('gamma', 'norm.weight', 'token_mixer.large_norm.weight', 'pointwise_conv1.bias'):
+        for part in (
+            'gamma',
+            'norm.weight',
+            'token_mixer.large_norm.weight',
+            'pointwise_conv1.bias',
+            'token_mixer.pos_embed.bias',
+        ):
             assert decay[block + part] == 0
     assert rate['backbone.downsample_layers.0.0.weight'] == 0.5**7 and rate['decode_head.conv_seg.weight'] == 1

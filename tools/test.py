@@ -77,7 +77,7 @@ def main() -> None:
 
     check_data(cfg, ('test',))
     runner = build_runner(cfg)
-    check_checkpoint(args.checkpoint, runner.model.module if args.tta else runner.model)
+    check_checkpoint(args.checkpoint, runner.model)
     if args.out:
         dump_predictions(runner, args.out)
     runner.test()

@@ -17,6 +17,7 @@ from mmpelk.launch import (
     enable_amp,
     load_config,
     one_line_errors,
+    unwrap,
 )
 
 
@@ -59,7 +60,7 @@ def main() -> None:
     runner = build_runner(cfg)
     if args.pretrained:
         weights = model_weights(read_checkpoint(args.pretrained), prefix='backbone.')
-        check_fit(weights, runner.model.backbone, args.pretrained, at_least=0.5)
+        check_fit(weights, unwrap(runner.model).backbone, args.pretrained, at_least=0.5)
     resumed = cfg.resume and (cfg.load_from or find_latest_checkpoint(cfg.work_dir))
     if resumed:
         check_checkpoint(resumed, runner.model)

@@ -84,7 +84,8 @@ class PeLKStage(nn.Sequential):
     @property
     def pos_embed(self) -> Tensor | None:
         """The h that all kernels of the stage share, (1 or conv channels, k, k), or None."""
-        return self[0].token_mixer.pos_embed
+        owner = self[0].token_mixer.pos_embed
+        return None if owner is None else owner.bias
 
     def switch_to_deploy(self) -> None:
         pos_embed = self.pos_embed

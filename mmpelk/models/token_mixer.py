@@ -74,6 +74,22 @@ class DepthwiseConv(nn.Module):
         return f'{channels}, {k}x{k}, bias={self.bias is not None}, backend={self.backend!r}'
 
 
+class PosEmbed(nn.Module):
+    """Holds h, the kernel-wise positional embedding that the kernels of a stage share.
+
+    Summed out, Eq. 3 makes h a bias. It is called one, so that OpenMMLab's optimizer constructors spare it weight decay as they
+    spare every bias.
+
+    Args:
+        channels: 1, or the number of convolved channels.
+        kernel_size: k.
+    """
+
+    def __init__(self, channels: int, kernel_size: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(nn.init.trunc_normal_(torch.empty(channels, kernel_size, kernel_size), std=0.02))
+
+
 class TokenMixer(nn.Module):
     """Partial peripheral convolution (Eq. 4-6) with a re-parameterised small branch.
 
@@ -109,7 +125,7 @@ class TokenMixer(nn.Module):
         self.conv_channels = int(conv_ratio * channels)
         self.passed_channels = channels - self.conv_channels
         self.pos_embed_mode = pos_embed_mode
-        self.pos_embed: nn.Parameter | None = None
+        self.pos_embed: PosEmbed | None = None
         has_branch = small_kernel is not None
         self.large = PeripheralConv(self.conv_channels, grid, bias=not has_branch, backend=backend)
         self.large_norm = self._branch_norm(norm_cfg) if has_branch else nn.Identity()
@@ -124,9 +140,7 @@ class TokenMixer(nn.Module):
 
     def own_pos_embed(self, per_channel: bool) -> None:
         """Make this mixer the owner of its stage's h: (C, k, k) if ``per_channel``, otherwise (1, k, k)."""
-        k = self.large.grid.kernel_size
-        channels = self.conv_channels if per_channel else 1
-        self.pos_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(channels, k, k), std=0.02))
+        self.pos_embed = PosEmbed(self.conv_channels if per_channel else 1, self.large.grid.kernel_size)
 
     def forward(self, x: Tensor, pos_embed: Tensor | None = None) -> Tensor:
         """Mix (N, C, H, W) to (N, C, H, W); ``pos_embed`` is the stage's h, (1 or conv channels, k, k)."""

@@ -56,7 +56,7 @@ def test_a_stage_shares_one_pos_embed(pos_embed, channels):
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters() if 'pos_embed' in name}
     assert len(shapes) == (4 if pos_embed else 0)
     if pos_embed:
-        assert shapes['stages.0.0.token_mixer.pos_embed'] == (channels, 51, 51)
+        assert shapes['stages.0.0.token_mixer.pos_embed.bias'] == (channels, 51, 51)
 
 
 @pytest.mark.parametrize('small_kernel', [5, None])

@@ -20,7 +20,7 @@ train_dataloader = dict(
 test_dataloader = dict(num_workers=0, persistent_workers=False)
 train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters={max_iters}, val_interval=100)
 val_dataloader, val_cfg, val_evaluator = None, None, None
-param_scheduler = dict(type='ConstantLR', factor=1.0, by_epoch=False)
+param_scheduler = [dict(type='ConstantLR', factor=1.0, by_epoch=False)]
 optim_wrapper = dict(
     _delete_=True, type='OptimWrapper', optimizer=dict(type='SGD', lr=0.01), accumulative_counts={accumulate})
 default_hooks = dict(checkpoint=dict(by_epoch=False, interval=100), logger=dict(interval=1, log_metric_by_epoch=False))
