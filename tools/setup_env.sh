@@ -66,10 +66,12 @@ if ! compgen -G "$wheels/$kind/*.whl" >/dev/null; then
     mv "$build" "$wheels/$kind"
 fi
 pip install -q --no-deps --force-reinstall "$wheels/$kind"/*.whl
-[ $kind = lite ] || "$VENV/bin/python" -c 'import torch, mmcv._ext'
 
 say "installing $STACK's packages"
 pip install -q --no-build-isolation "torch==$TORCH" -e ".[$STACK,dev]"
-if [ $kind = compiled ]; then OPS=--compiled-ops; fi
+if [ $kind = compiled ]; then
+    "$VENV/bin/python" -c 'import torch, mmcv._ext'
+    OPS=--compiled-ops
+fi
 echo "$stamp $OPS" >"$VENV/mmpelk-env"
 say "$VENV is ready"
