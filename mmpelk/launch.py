@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import logging
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,18 +23,6 @@ from torch import nn
 from mmpelk.checkpoints import check_fit, model_weights, read_checkpoint
 from mmpelk.datasets.coco_check import check_coco
 from mmpelk.errors import InputError, first_line
-
-
-@contextlib.contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Turn an InputError into one line on stderr and exit code 1. Errors of any other kind keep their traceback."""
-    try:
-        yield
-    except InputError as error:
-        # An error from a data loader's worker carries the worker's traceback in front of the message.
-        message = str(error).strip().splitlines()[-1]
-        print(f'error: {message.removeprefix("mmpelk.errors.InputError: ")}', file=sys.stderr)
-        sys.exit(1)
 
 
 def add_runner_arguments(parser: argparse.ArgumentParser) -> None:

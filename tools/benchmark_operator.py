@@ -10,8 +10,7 @@ from collections.abc import Callable
 
 import torch
 
-from mmpelk.errors import InputError
-from mmpelk.launch import one_line_errors
+from mmpelk.errors import InputError, one_line_errors
 from mmpelk.ops import SharingGrid, available_backends, peripheral_conv2d
 
 

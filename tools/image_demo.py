@@ -10,9 +10,9 @@ import numpy as np
 from mmengine.config import DictAction
 from mmengine.utils import track_iter_progress
 
-from mmpelk.errors import InputError
+from mmpelk.errors import InputError, one_line_errors
 from mmpelk.inference import draw, load_model, predict
-from mmpelk.launch import one_line_errors, read_config
+from mmpelk.launch import read_config
 
 
 def grid_of(pictures: list[np.ndarray]) -> np.ndarray:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 
 from mmpelk.datasets import make_digit_scenes
-from mmpelk.errors import InputError
-from mmpelk.launch import one_line_errors
+from mmpelk.errors import InputError, one_line_errors
 
 
 def main() -> None:

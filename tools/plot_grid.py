@@ -7,8 +7,7 @@ import argparse
 import matplotlib.pyplot as plt
 import numpy as np
 
-from mmpelk.errors import InputError
-from mmpelk.launch import one_line_errors
+from mmpelk.errors import InputError, one_line_errors
 from mmpelk.ops import SharingGrid
 
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from mmpelk.errors import InputError
-from mmpelk.launch import one_line_errors
+from mmpelk.errors import InputError, one_line_errors
 
 
 def read_scalars(work_dir: Path) -> tuple[dict[int, dict], dict[int, dict]]:

@@ -8,8 +8,8 @@ from mmengine.config import Config, ConfigDict
 from mmengine.evaluator import DumpResults
 from mmengine.runner import Runner
 
-from mmpelk.errors import InputError
-from mmpelk.launch import add_runner_arguments, build_runner, check_checkpoint, check_data, load_config, one_line_errors
+from mmpelk.errors import InputError, one_line_errors
+from mmpelk.launch import add_runner_arguments, build_runner, check_checkpoint, check_data, load_config
 
 
 def parse_args() -> argparse.Namespace:

@@ -8,7 +8,7 @@ from mmengine.config import ConfigDict
 from mmengine.runner import find_latest_checkpoint
 
 from mmpelk.checkpoints import check_fit, model_weights, read_checkpoint
-from mmpelk.errors import InputError
+from mmpelk.errors import InputError, one_line_errors
 from mmpelk.launch import (
     add_runner_arguments,
     build_runner,
@@ -16,7 +16,6 @@ from mmpelk.launch import (
     check_data,
     enable_amp,
     load_config,
-    one_line_errors,
     unwrap,
 )
 

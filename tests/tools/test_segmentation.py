@@ -150,6 +150,21 @@ def test_pretrained_backbone_and_tta(small_demo, digit_scenes, trained, run_tool
     assert miou(run_tool('test.py', tta, trained / 'iter_4.pth', '--tta', '--work-dir', 'tested', cwd=digit_scenes)) > 0
 
 
+def test_ema(small_demo, digit_scenes, run_tool):
+    """mmengine's EMA: the averaged weights are validated, saved as the checkpoint's state_dict, tested and resumed from."""
+    config = digit_scenes / 'ema.py'
+    config.write_text(f"_base_ = '{small_demo}'\ncustom_hooks = [dict(type='EMAHook', momentum=0.2, update_buffers=True)]\n")
+    output = run_tool('train.py', config, '--work-dir', 'ema', '--cfg-options', 'train_cfg.max_iters=2', cwd=digit_scenes)
+    saved = torch.load(digit_scenes / 'ema/iter_2.pth', weights_only=True)
+    name = 'decode_head.conv_seg.weight'
+    assert not torch.equal(saved['state_dict'][name], saved['ema_state_dict'][f'module.{name}'])
+    assert miou(run_tool('test.py', config, 'ema/iter_2.pth', '--work-dir', 'tested', cwd=digit_scenes)) == pytest.approx(
+        miou(output)
+    )
+    resumed = run_tool('train.py', config, '--work-dir', 'ema', '--resume', cwd=digit_scenes)
+    assert 'resumed epoch: 0, iter: 2' in resumed and (digit_scenes / 'ema/iter_4.pth').exists()
+
+
 @pytest.fixture
 def spoilt(digit_scenes, tmp_path):
     """A copy of the data that a test may spoil."""
