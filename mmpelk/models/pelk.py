@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from mmpelk.errors import InputError
 from mmpelk.ops import SharingGrid
 from mmpelk.ops.backends import check_backend_name
 from mmpelk.ops.peripheral_conv import check_pos_embed_mode
@@ -272,10 +273,10 @@ class PeLKConvNeXt(BaseModule):
             (N, C_i, H // 4, W // 4), then half as high and wide from stage to stage.
 
         Raises:
-            ValueError: If the input is smaller than 32x32.
+            InputError: If the input is smaller than 32x32.
         """
         if min(x.shape[-2:]) < MIN_INPUT:
-            raise ValueError(f'PeLK needs inputs of at least {MIN_INPUT}x{MIN_INPUT}, got {x.shape[-2]}x{x.shape[-1]}')
+            raise InputError(f'PeLK needs inputs of at least {MIN_INPUT}x{MIN_INPUT}, got {x.shape[-2]}x{x.shape[-1]}')
         outputs = []
         for i, (downsample, stage) in enumerate(zip(self.downsample_layers, self.stages)):
             x = stage(downsample(x))

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import CONFIGS, TOOLS, tool_env
+from mmengine.config import Config
 
 DEMO = CONFIGS / 'demo/upernet_pelk_atto_digits.py'
 ADE = CONFIGS / 'upernet_pelk_t_ade20k.py'
@@ -139,14 +140,10 @@ def test_pretrained_backbone_and_tta(small_demo, digit_scenes, trained, run_tool
     after = torch.load(digit_scenes / 'finetuned/iter_1.pth', weights_only=True)['state_dict']
     torch.testing.assert_close(after[name], checkpoint['state_dict'][name], atol=1e-2, rtol=0)  # one warm-up step away
 
+    # The six scales and two flips of the ADE20K configs.
     tta = digit_scenes / 'tta.py'
-    tta.write_text(
-        f"_base_ = '{small_demo}'\n"
-        'tta_pipeline = [dict(type="LoadImageFromFile"), dict(type="TestTimeAug", transforms=[\n'
-        '    [dict(type="Resize", scale_factor=r, keep_ratio=True) for r in (0.75, 1.0)],\n'
-        '    [dict(type="RandomFlip", prob=p, direction="horizontal") for p in (0.0, 1.0)],\n'
-        '    [dict(type="LoadAnnotations", reduce_zero_label=True)], [dict(type="PackSegInputs")]])]\n'
-    )
+    pipeline = Config({'tta_pipeline': Config.fromfile(ADE).tta_pipeline}).pretty_text
+    tta.write_text(f"_base_ = '{small_demo}'\n{pipeline}")
     assert miou(run_tool('test.py', tta, trained / 'iter_4.pth', '--tta', '--work-dir', 'tested', cwd=digit_scenes)) > 0
 
 
@@ -244,6 +241,26 @@ def test_empty_data_folder(fail_tool, spoilt, small_demo):
 )
 def test_wrong_settings(fail_tool, digit_scenes, small_demo, options, message):
     assert re.search(message, fail_tool('train.py', small_demo, '--work-dir', 'w', '--cfg-options', *options, cwd=digit_scenes))
+
+
+def test_a_backend_that_cannot_run_here(fail_tool, digit_scenes, small_demo, monkeypatch):
+    from mmpelk.ops.backends import fft
+
+    monkeypatch.setattr(fft, 'unavailable', lambda device: 'no FFT in this build')
+    options = [
+        '--cfg-options',
+        'model.backbone.backend=fft',
+        'train_dataloader.num_workers=0',
+        'train_dataloader.persistent_workers=False',
+    ]
+    message = fail_tool('train.py', small_demo, '--work-dir', 'w', *options, cwd=digit_scenes)
+    assert "backend 'fft' cannot run on cpu: no FFT in this build; available here: ('dense',)" in message
+
+
+def test_an_image_too_small(fail_tool, digit_scenes, small_demo, trained, tmp_path):
+    cv2.imwrite(str(tmp_path / 'tiny.png'), np.zeros((20, 40, 3), np.uint8))
+    message = fail_tool('image_demo.py', small_demo, trained / 'iter_4.pth', tmp_path / 'tiny.png', cwd=digit_scenes)
+    assert 'at least 32x32, got 20x40' in message
 
 
 def test_wrong_options(fail_tool, digit_scenes, small_demo, trained, tmp_path):

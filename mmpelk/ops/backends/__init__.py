@@ -12,6 +12,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from mmpelk.errors import InputError
+
 from . import dense, fft
 
 BACKENDS: dict[str, ModuleType] = {'dense': dense, 'fft': fft}
@@ -37,7 +39,8 @@ def choose_backend(name: str, input: Tensor, kernel: Tensor) -> ModuleType:
         kernel: (C, 1, kh, kw), cropped to the map.
 
     Raises:
-        ValueError: If the name is unknown or the named backend cannot run on the input's device. It is never replaced by another.
+        ValueError: If the name is unknown, or (an InputError) the named backend cannot run on the input's device. It is never
+            replaced by another.
     """
     check_backend_name(name)
     device = input.device
@@ -45,5 +48,5 @@ def choose_backend(name: str, input: Tensor, kernel: Tensor) -> ModuleType:
         return min((BACKENDS[n] for n in available_backends(device)), key=lambda backend: backend.cost(input, kernel))
     reason = BACKENDS[name].unavailable(device)
     if reason is not None:
-        raise ValueError(f'backend {name!r} cannot run on {device}: {reason}; available here: {available_backends(device)}')
+        raise InputError(f'backend {name!r} cannot run on {device}: {reason}; available here: {available_backends(device)}')
     return BACKENDS[name]
