@@ -20,7 +20,7 @@ SIZES = [(1, 1), (1, 7), (8, 1), (2, 3), (4, 4), (5, 8), (7, 6), (8, 8), (9, 16)
 
 
 def cases():
-    """336 seeded cases: every grid on small maps and a few larger ones, both types, every backend."""
+    """352 seeded cases: every grid on small maps and a few larger ones, both types, every backend."""
     rng = np.random.default_rng(0)
     sizes = [(h, w) for h, w in SIZES]
     for half in HALVES:
