@@ -123,9 +123,12 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
     for split in splits:
         loader = cfg.get(f'{split}_dataloader')
         for key, dataset in _datasets(loader.dataset, f'{split}_dataloader.dataset') if loader else ():
+            if '://' in (dataset.get('data_root') or ''):
+                continue  # a remote store, which mmengine's file backends reach
             root = Path(dataset.get('data_root') or '')
             hint = f'put the data there or set {key}.data_root'
-            for name, value in (dataset.get('data_prefix') or {}).items():
+            prefixes = dataset.get('data_prefix') or {}
+            for name, value in ({'img_path': prefixes} if isinstance(prefixes, str) else prefixes).items():
                 folder = root / value
                 if not folder.is_dir():
                     raise InputError(f'data folder {folder} does not exist ({key}.data_prefix.{name}); {hint}')
@@ -133,7 +136,7 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
                     raise InputError(f'data folder {folder} is empty ({key}.data_prefix.{name}); {hint}')
             if dataset.get('ann_file') and not (root / dataset.ann_file).exists():
                 raise InputError(f'annotation file {root / dataset.ann_file} does not exist ({key}.ann_file); {hint}')
-            if dataset.type == 'CocoDataset':
+            if dataset.get('type') == 'CocoDataset':
                 classes = dataset.get('metainfo', {}).get('classes') or DATASETS.get('mmdet.CocoDataset').METAINFO['classes']
                 _check_class_count(cfg.model, len(classes), 'model')
                 check_coco(root / dataset.ann_file, root / dataset.data_prefix.img, classes)

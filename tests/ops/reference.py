@@ -15,11 +15,8 @@ def expand(weight, half):
     return kernel
 
 
-def correlate(x, kernel):
-    """(N, C, H, W) with (C, kh, kw): tap by tap, each tap one shifted multiply-add."""
-    h, w = x.shape[-2:]
-    kh, kw = kernel.shape[-2:]
-    y = np.zeros(x.shape)
+def taps(h, w, kh, kw):
+    """Each tap (i, j) that touches an h x w map: where it writes in the output, and where it reads in the input."""
     for i in range(kh):
         dy = i - kh // 2
         rows = range(max(0, -dy), min(h, h - dy))
@@ -27,28 +24,24 @@ def correlate(x, kernel):
             dx = j - kw // 2
             columns = range(max(0, -dx), min(w, w - dx))
             if len(rows) and len(columns):
-                out = np.s_[:, :, rows.start : rows.stop, columns.start : columns.stop]
-                src = np.s_[:, :, rows.start + dy : rows.stop + dy, columns.start + dx : columns.stop + dx]
-                y[out] += kernel[:, i, j][None, :, None, None] * x[src]
+                output = np.s_[:, :, rows.start : rows.stop, columns.start : columns.stop]
+                yield i, j, output, np.s_[:, :, rows.start + dy : rows.stop + dy, columns.start + dx : columns.stop + dx]
+
+
+def correlate(x, kernel):
+    """(N, C, H, W) with (C, kh, kw): tap by tap, each tap one shifted multiply-add."""
+    y = np.zeros(x.shape)
+    for i, j, output, source in taps(*x.shape[-2:], *kernel.shape[-2:]):
+        y[output] += kernel[:, i, j][None, :, None, None] * x[source]
     return y
 
 
 def correlate_grads(x, kernel, grad):
     """Gradients of sum(correlate(x, kernel) * grad): (grad_x, grad_kernel), tap by tap."""
-    h, w = x.shape[-2:]
-    kh, kw = kernel.shape[-2:]
     grad_x, grad_kernel = np.zeros(x.shape), np.zeros(kernel.shape)
-    for i in range(kh):
-        dy = i - kh // 2
-        rows = range(max(0, -dy), min(h, h - dy))
-        for j in range(kw):
-            dx = j - kw // 2
-            columns = range(max(0, -dx), min(w, w - dx))
-            if len(rows) and len(columns):
-                out = np.s_[:, :, rows.start : rows.stop, columns.start : columns.stop]
-                src = np.s_[:, :, rows.start + dy : rows.stop + dy, columns.start + dx : columns.stop + dx]
-                grad_x[src] += kernel[:, i, j][None, :, None, None] * grad[out]
-                grad_kernel[:, i, j] = (grad[out] * x[src]).sum((0, 2, 3))
+    for i, j, output, source in taps(*x.shape[-2:], *kernel.shape[-2:]):
+        grad_x[source] += kernel[:, i, j][None, :, None, None] * grad[output]
+        grad_kernel[:, i, j] = (grad[output] * x[source]).sum((0, 2, 3))
     return grad_x, grad_kernel
 
 
