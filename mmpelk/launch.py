@@ -218,18 +218,19 @@ def build_runner(cfg: Config) -> Runner:
         raise InputError(f'the config cannot be built: {first_line(error)}') from error
 
 
-def check_checkpoint(path: str | Path, model: nn.Module, at_least: float = 1.0) -> None:
+def check_checkpoint(path: str | Path, model: nn.Module, at_least: float = 1.0, prefix: str = '') -> None:
     """Check that a file the runner is about to load is safe, whole, and of this model.
 
     Args:
         path: The checkpoint.
         model: The model as built.
         at_least: Share of the model's tensors that must be matched.
+        prefix: Of the weights in the file that are the model's.
 
     Raises:
         InputError: If it is not.
     """
-    check_fit(model_weights(read_checkpoint(path)), unwrap(model), path, at_least)
+    check_fit(model_weights(read_checkpoint(path), prefix), unwrap(model), path, at_least)
 
 
 def unwrap(model: nn.Module) -> nn.Module:

@@ -7,7 +7,6 @@ import argparse
 from mmengine.config import ConfigDict
 from mmengine.runner import find_latest_checkpoint
 
-from mmpelk.checkpoints import check_fit, model_weights, read_checkpoint
 from mmpelk.errors import InputError, one_line_errors
 from mmpelk.launch import (
     add_runner_arguments,
@@ -58,8 +57,7 @@ def main() -> None:
     check_data(cfg, ('train', 'val'))
     runner = build_runner(cfg)
     if args.pretrained:
-        weights = model_weights(read_checkpoint(args.pretrained), prefix='backbone.')
-        check_fit(weights, unwrap(runner.model).backbone, args.pretrained, at_least=0.5)
+        check_checkpoint(args.pretrained, unwrap(runner.model).backbone, at_least=0.5, prefix='backbone.')
     resumed = cfg.resume and (cfg.load_from or find_latest_checkpoint(cfg.work_dir))
     if resumed:
         check_checkpoint(resumed, runner.model)
