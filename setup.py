@@ -6,7 +6,9 @@ HERE = Path(__file__).parent
 VERSION = next(line.split("'")[1] for line in (HERE / 'mmpelk/__init__.py').read_text().splitlines() if '__version__' in line)
 
 # Either OpenMMLab distribution, never both in one environment: they install the same modules. Tested with the lower bounds.
+COMMON = ['safetensors>=0.4', 'torchvision>=0.19']  # mmpretrain imports torchvision
 ONEDL = [
+    *COMMON,
     'onedl-mmengine>=0.10.12,<0.11',
     'onedl-mmcv>=2.3.6,<2.4',
     'onedl-mmsegmentation>=1.4.2,<1.5',
@@ -14,6 +16,7 @@ ONEDL = [
     'onedl-mmpretrain>=1.3.6,<1.4',
 ]
 OPENMMLAB = [
+    *COMMON,
     'mmengine>=0.10.7,<0.11',
     'mmcv>=2.1.0,<2.2',
     'mmsegmentation>=1.2.2,<1.3',

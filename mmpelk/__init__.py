@@ -11,7 +11,9 @@ if find_spec('mmengine') and find_spec('mmcv'):
     from .checkpoints import allow_mmengine_types
     from .datasets import check_seg_map, digit_scenes_seg  # noqa: F401  (registers)
     from .models import PeLK
+    from .torchvision_operators import declare_missing_operators
 
+    declare_missing_operators()
     allow_mmengine_types()
     __all__ = ['PeLK']
 else:

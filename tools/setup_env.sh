@@ -5,12 +5,13 @@
 #
 # STACK is onedl (the maintained forks) or openmmlab (the originals). mmdet needs mmcv's compiled operators; mmseg and mmpretrain do
 # not. Built mmcv wheels are kept in $MMPELK_CACHE (default ~/.cache/mmpelk), one folder for each torch, Python and mmcv version.
-# TORCH names another torch version than the tested one, PYTHON another interpreter.
+# TORCH and TORCHVISION name another pair of versions than the tested one, PYTHON another interpreter.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 VENV=$1 STACK=$2 OPS=${3:-}
 TORCH=${TORCH:-2.13.0}
+TORCHVISION=${TORCHVISION:-0.28.0}
 PYTHON=${PYTHON:-python3}
 case $STACK in
     onedl) MMCV=onedl-mmcv==2.3.6 ;;
@@ -66,6 +67,10 @@ if ! compgen -G "$wheels/$kind/*.whl" >/dev/null; then
     mv "$build" "$wheels/$kind"
 fi
 pip install -q --no-deps --force-reinstall "$wheels/$kind"/*.whl
+
+# The index's torchvision requires the CUDA build of torch, which a CPU-only machine does not need (mmpelk/torchvision_operators.py).
+say "installing torchvision $TORCHVISION"
+pip install -q --no-deps "torchvision==$TORCHVISION"
 
 say "installing $STACK's packages"
 pip install -q --no-build-isolation "torch==$TORCH" -e ".[$STACK,dev]"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn as nn
 from mmcv.cnn.bricks import DropPath
+from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor
@@ -14,13 +15,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from mmpelk.errors import InputError
-from mmpelk.ops import SharingGrid
+from mmpelk.ops import SharingGrid, resize_pos_embed, resize_weight
 from mmpelk.ops.backends import check_backend_name
 from mmpelk.ops.peripheral_conv import check_pos_embed_mode
+from mmpelk.ops.resizing import check_resize_mode
 
-from .token_mixer import TokenMixer
+from .token_mixer import PeripheralConv, TokenMixer
 
 NUM_STAGES = 4
+KERNEL_FORMS = ('peripheral', 'dense', 'stripe')
 MIN_INPUT = 32
 
 
@@ -111,6 +114,10 @@ class PeLKConvNeXt(BaseModule):
         grid_base (int): Growth m of the cells outside the centre (Eq. 2). Defaults to 2.
         sharing_grids (Sequence[Sequence[int]], optional): Explicit half grids, outermost cell first, one per stage. They replace
             ``kernel_sizes``, ``center_size`` and ``grid_base``. Defaults to None.
+        kernel_form (str): 'peripheral' shares weights by the grids, 'dense' has a weight for every tap (RepLKNet), 'stripe' sums a
+            k x 5 and a 5 x k kernel (SLaK; takes no h, so ``pos_embed`` must be None). Defaults to 'peripheral'.
+        resize_mode (str): How weights loaded from another grid are carried to this model's, 'extend' or 'stretch'; see
+            :func:`mmpelk.ops.resize_weight`. Defaults to 'extend'.
         pos_embed (str, optional): 'shared' for one h of (1, k, k) per stage, 'per_channel' for (convolved channels, k, k) per
             stage, None for no h (section 4.2). Defaults to 'shared'.
         pos_embed_mode (str): 'literal' counts h at every tap (Eq. 3), 'inside' only where the tap lies inside the map.
@@ -122,6 +129,8 @@ class PeLKConvNeXt(BaseModule):
         layer_scale_init_value (float): Start of the layer scale, 0 for none. Defaults to 1e-6.
         out_indices (Sequence[int]): Stages whose output is returned, each through a LayerNorm of its own.
             Defaults to (0, 1, 2, 3).
+        gap_before_final_norm (bool): Average the map before the norm of the output, as ConvNeXt's classifiers do; outputs are
+            (N, C) then. Defaults to False.
         frozen_stages (int): 0 freezes the stem, n the stem and the first n stages, -1 nothing. Defaults to -1.
         norm_eval (bool): Keep BatchNorm in eval mode while training. Defaults to False.
         with_cp (bool): Recompute the blocks' MLPs in the backward pass to save memory. Defaults to False.
@@ -152,6 +161,8 @@ class PeLKConvNeXt(BaseModule):
         center_size=5,
         grid_base=2,
         sharing_grids=None,
+        kernel_form='peripheral',
+        resize_mode='extend',
         pos_embed='shared',
         pos_embed_mode='literal',
         conv_ratio=3 / 8,
@@ -160,6 +171,7 @@ class PeLKConvNeXt(BaseModule):
         drop_path_rate=0.0,
         layer_scale_init_value=1e-6,
         out_indices=(0, 1, 2, 3),
+        gap_before_final_norm=False,
         frozen_stages=-1,
         norm_eval=False,
         with_cp=False,
@@ -170,8 +182,11 @@ class PeLKConvNeXt(BaseModule):
         super().__init__(init_cfg)
         depths, channels = self._resolve_arch(arch)
         self.channels = tuple(int(width * width_factor) for width in channels)
+        self.kernel_form = kernel_form
+        self.resize_mode = resize_mode
         self.grids = self._resolve_grids(kernel_sizes, center_size, grid_base, sharing_grids)
         self.out_indices = tuple(out_indices)
+        self.gap_before_final_norm = gap_before_final_norm
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self._check(pos_embed, pos_embed_mode, conv_ratio, small_kernel, drop_path_rate, backend)
@@ -194,6 +209,7 @@ class PeLKConvNeXt(BaseModule):
                         pos_embed_mode=pos_embed_mode,
                         norm_cfg=norm_cfg,
                         backend=backend,
+                        stripes=kernel_form == 'stripe',
                     )
                     for _ in range(depth)
                 )
@@ -217,12 +233,17 @@ class PeLKConvNeXt(BaseModule):
             _check_length(f"arch['{name}']", arch[name])
         return arch['depths'], arch['channels']
 
-    @staticmethod
-    def _resolve_grids(kernel_sizes, center_size, grid_base, sharing_grids) -> tuple[SharingGrid, ...]:
+    def _resolve_grids(self, kernel_sizes, center_size, grid_base, sharing_grids) -> tuple[SharingGrid, ...]:
+        if self.kernel_form not in KERNEL_FORMS:
+            raise ValueError(f'kernel_form must be one of {KERNEL_FORMS}, got {self.kernel_form!r}')
         if sharing_grids is not None:
+            if self.kernel_form != 'peripheral':
+                raise ValueError(f"sharing_grids need kernel_form='peripheral', got {self.kernel_form!r}")
             _check_length('sharing_grids', sharing_grids)
             return tuple(SharingGrid.from_half(half) for half in sharing_grids)
         _check_length('kernel_sizes', kernel_sizes)
+        if self.kernel_form != 'peripheral':
+            return tuple(SharingGrid.dense(k) for k in kernel_sizes)
         centers = (center_size,) * NUM_STAGES if isinstance(center_size, int) else center_size
         _check_length('center_size', centers)
         return tuple(SharingGrid.peripheral(k, center, grid_base) for k, center in zip(kernel_sizes, centers))
@@ -230,15 +251,16 @@ class PeLKConvNeXt(BaseModule):
     def _check(self, pos_embed, pos_embed_mode, conv_ratio, small_kernel, drop_path_rate, backend) -> None:
         if pos_embed not in ('shared', 'per_channel', None):
             raise ValueError(f"pos_embed must be 'shared', 'per_channel' or None, got {pos_embed!r}")
+        if pos_embed is not None and self.kernel_form == 'stripe':
+            raise ValueError(f"kernel_form='stripe' takes no positional embedding; set pos_embed=None, got {pos_embed!r}")
         check_pos_embed_mode(pos_embed_mode)
+        check_resize_mode(self.resize_mode)
         check_backend_name(backend)
         if not 0 < conv_ratio <= 1 or int(conv_ratio * min(self.channels)) < 1:
             raise ValueError(
                 f'conv_ratio must lie in (0, 1] and leave a channel to convolve, got {conv_ratio} for channels {self.channels}'
             )
-        smallest = min(grid.kernel_size for grid in self.grids)
-        if small_kernel is not None and (small_kernel % 2 == 0 or not 0 < small_kernel <= smallest):
-            raise ValueError(f'small_kernel must be None or odd and at most the smallest kernel {smallest}, got {small_kernel}')
+        _check_small_kernel(small_kernel, self.grids)
         if not 0 <= drop_path_rate < 1:
             raise ValueError(f'drop_path_rate must lie in [0, 1), got {drop_path_rate}')
         if not self.out_indices or any(i not in range(NUM_STAGES) for i in self.out_indices):
@@ -270,7 +292,7 @@ class PeLKConvNeXt(BaseModule):
             x: (N, in_channels, H, W), H and W at least 32, not necessarily multiples of 32 (borders are cut by the strides).
 
         Returns:
-            (N, C_i, H // 4, W // 4), then half as high and wide from stage to stage.
+            (N, C_i, H // 4, W // 4), then half as high and wide from stage to stage; (N, C_i) if ``gap_before_final_norm``.
 
         Raises:
             InputError: If the input is smaller than 32x32.
@@ -281,7 +303,8 @@ class PeLKConvNeXt(BaseModule):
         for i, (downsample, stage) in enumerate(zip(self.downsample_layers, self.stages)):
             x = stage(downsample(x))
             if i in self.out_indices:
-                outputs.append(getattr(self, f'norm{i}')(x))
+                norm = getattr(self, f'norm{i}')
+                outputs.append(norm(x.mean((2, 3), keepdim=True)).flatten(1) if self.gap_before_final_norm else norm(x))
         return tuple(outputs)
 
     def train(self, mode: bool = True) -> PeLKConvNeXt:
@@ -304,6 +327,75 @@ class PeLKConvNeXt(BaseModule):
             module.eval()
             module.requires_grad_(False)
 
+    def resize_kernels(self, kernel_sizes=None, center_size=5, grid_base=2, sharing_grids=None, mode='extend'):
+        """Carry the trained kernels and positional embeddings to other grids, in place. Build the optimizer afterwards.
+
+        Args:
+            kernel_sizes, center_size, grid_base, sharing_grids: The new grids, as in the constructor. For a larger kernel that
+                computes the same, ``sharing_grids=[grid.extended(k).half for grid, k in zip(model.grids, sizes)]``.
+            mode (str): See :func:`mmpelk.ops.resize_weight`.
+
+        Raises:
+            ValueError: If an argument does not fit, or the kernels are stripes or folded for deployment.
+        """
+        if kernel_sizes is None and sharing_grids is None:
+            raise ValueError('resize_kernels needs kernel_sizes or sharing_grids')
+        check_resize_mode(mode)
+        grids = self._resolve_grids(kernel_sizes, center_size, grid_base, sharing_grids)
+        mixers = [[block.token_mixer for block in stage] for stage in self.stages]
+        if not all(isinstance(mixer.large, PeripheralConv) for stage in mixers for mixer in stage):
+            raise ValueError(
+                'only peripheral and dense kernels can be resized, neither stripes nor kernels folded for deployment'
+            )
+        _check_small_kernel(mixers[0][0].small and mixers[0][0].small.weight.shape[-1], grids)
+        for old, new, stage in zip(self.grids, grids, mixers):
+            for mixer in stage:
+                mixer.large.set_grid(new)
+                mixer.large.half_grid = mixer.large.half_grid.to(mixer.large.weight.device)
+                mixer.large.weight = _like(mixer.large.weight, resize_weight(mixer.large.weight.detach(), old, new, mode))
+                if mixer.pos_embed is not None:
+                    h = mixer.pos_embed.bias
+                    mixer.pos_embed.bias = _like(h, resize_pos_embed(h.detach(), new.kernel_size, mode))
+        self.grids = grids
+
+    def fit_kernels(self, weights: dict[str, Tensor], prefix: str = '') -> list[str]:
+        """Carry weights that were trained on other grids to this model's grids, by ``resize_mode``.
+
+        Args:
+            weights: A state dict, changed in place. Kernels whose ``half_grid`` is missing or the model's own stay as they are.
+            prefix: Of this model's names in it.
+
+        Returns:
+            One line for each stage that was resized.
+        """
+        lines = []
+        for i, stage in enumerate(self.stages):
+            resized = None
+            for j, block in enumerate(stage):
+                large = block.token_mixer.large
+                key = f'{prefix}stages.{i}.{j}.token_mixer.large.'
+                half = weights.get(key + 'half_grid')
+                if not isinstance(large, PeripheralConv) or half is None or key + 'weight' not in weights:
+                    continue
+                old = SharingGrid.from_half(half.tolist())
+                if old != large.grid:
+                    resized = old
+                    weights[key + 'weight'] = resize_weight(weights[key + 'weight'], old, large.grid, self.resize_mode)
+                    weights[key + 'half_grid'] = torch.tensor(large.grid.half)
+            if resized is None:
+                continue
+            grid = stage[0].token_mixer.large.grid
+            key = f'{prefix}stages.{i}.0.token_mixer.pos_embed.bias'
+            if key in weights:
+                weights[key] = resize_pos_embed(weights[key], grid.kernel_size, self.resize_mode)
+            lines.append(f'stage {i + 1}: kernels {_describe(resized)} resized to {_describe(grid)}, mode {self.resize_mode!r}')
+        return lines
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        for line in self.fit_kernels(state_dict, prefix):
+            print_log(line, 'current')
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
     def switch_to_deploy(self) -> None:
         """Replace every token mixer's convolutions by one plain depthwise convolution; outputs in eval mode stay equal.
 
@@ -320,3 +412,17 @@ PeLK = PeLKConvNeXt
 def _check_length(name: str, values: Sequence) -> None:
     if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != NUM_STAGES:
         raise ValueError(f'{name} needs {NUM_STAGES} entries, one per stage, got {values!r}')
+
+
+def _check_small_kernel(small_kernel: int | None, grids: Sequence[SharingGrid]) -> None:
+    smallest = min(grid.kernel_size for grid in grids)
+    if small_kernel is not None and (small_kernel % 2 == 0 or not 0 < small_kernel <= smallest):
+        raise ValueError(f'small_kernel must be None or odd and at most the smallest kernel {smallest}, got {small_kernel}')
+
+
+def _like(parameter: nn.Parameter, value: Tensor) -> nn.Parameter:
+    return nn.Parameter(value, requires_grad=parameter.requires_grad)
+
+
+def _describe(grid: SharingGrid) -> str:
+    return f'{grid.kernel_size}x{grid.kernel_size} (half grid {list(grid.half)})'

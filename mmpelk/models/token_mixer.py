@@ -10,6 +10,8 @@ from torch import Tensor
 
 from mmpelk.ops import SharingGrid, depthwise_conv2d, peripheral_conv2d, pos_embed_term
 
+DEFAULT_STRIPE_WIDTH = 5
+
 
 class PeripheralConv(nn.Module):
     """A depthwise convolution that stores a (C, 1, k', k') weight for a k x k kernel.
@@ -23,11 +25,16 @@ class PeripheralConv(nn.Module):
 
     def __init__(self, channels: int, grid: SharingGrid, bias: bool = False, backend: str = 'auto') -> None:
         super().__init__()
-        self.grid = grid
         self.backend = backend
+        self.set_grid(grid)
         self.weight = nn.Parameter(torch.empty(channels, 1, grid.weight_size, grid.weight_size))
         self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
         self.reset_parameters()
+
+    def set_grid(self, grid: SharingGrid) -> None:
+        """Take another grid. The buffer ``half_grid`` writes it into checkpoints, where k' alone would not tell it."""
+        self.grid = grid
+        self.register_buffer('half_grid', torch.tensor(grid.half))
 
     def reset_parameters(self) -> None:
         """Give each of the k'^2 cells the same share of the output's variance on smooth input, 2 in all.
@@ -54,15 +61,16 @@ class DepthwiseConv(nn.Module):
 
     Args:
         channels: C.
-        kernel_size: Odd size k.
+        kernel_size: Odd sizes (kh, kw).
         bias: Whether to add a learned (C,) bias.
         backend: See :func:`mmpelk.ops.depthwise_conv2d`.
     """
 
-    def __init__(self, channels: int, kernel_size: int, bias: bool = False, backend: str = 'auto') -> None:
+    def __init__(self, channels: int, kernel_size: tuple[int, int], bias: bool = False, backend: str = 'auto') -> None:
         super().__init__()
         self.backend = backend
-        self.weight = nn.Parameter(nn.init.trunc_normal_(torch.empty(channels, 1, kernel_size, kernel_size), std=1 / kernel_size))
+        std = (kernel_size[0] * kernel_size[1]) ** -0.5
+        self.weight = nn.Parameter(nn.init.trunc_normal_(torch.empty(channels, 1, *kernel_size), std=std))
         self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -70,8 +78,33 @@ class DepthwiseConv(nn.Module):
         return depthwise_conv2d(x, self.weight, self.bias, self.backend)
 
     def extra_repr(self) -> str:
-        channels, _, k, _ = self.weight.shape
-        return f'{channels}, {k}x{k}, bias={self.bias is not None}, backend={self.backend!r}'
+        channels, _, kh, kw = self.weight.shape
+        return f'{channels}, {kh}x{kw}, bias={self.bias is not None}, backend={self.backend!r}'
+
+
+class StripeConv(nn.Module):
+    """SLaK's stand-in for a k x k kernel: a k x w and a w x k depthwise convolution, each with its norm, summed.
+
+    Args:
+        channels: C.
+        kernel_size: Odd length k of the stripes.
+        width: Odd width w of the stripes.
+        norm_cfg: Config of the stripes' norms.
+        norm_scale: Start of the norms' weight.
+        backend: See :func:`mmpelk.ops.depthwise_conv2d`.
+    """
+
+    def __init__(self, channels: int, kernel_size: int, width: int, norm_cfg: dict, norm_scale: float, backend: str) -> None:
+        super().__init__()
+        self.backend = backend
+        self.vertical = DepthwiseConv(channels, (kernel_size, width), backend=backend)
+        self.vertical_norm = _branch_norm(norm_cfg, channels, norm_scale)
+        self.horizontal = DepthwiseConv(channels, (width, kernel_size), backend=backend)
+        self.horizontal_norm = _branch_norm(norm_cfg, channels, norm_scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C, H, W)."""
+        return self.vertical_norm(self.vertical(x)) + self.horizontal_norm(self.horizontal(x))
 
 
 class PosEmbed(nn.Module):
@@ -99,7 +132,7 @@ class TokenMixer(nn.Module):
                    -> unchanged ------------------------------------>
 
     The constant <w, h> of Eq. 3 enters after the BatchNorm, which would remove it. Without a small branch there is no BatchNorm,
-    and the convolution has a bias instead.
+    and the convolution has a bias instead. In the stripe form, BN(large kernel) is BN(k x w) + BN(w x k).
 
     Args:
         channels: C.
@@ -109,6 +142,7 @@ class TokenMixer(nn.Module):
         pos_embed_mode: See :func:`mmpelk.ops.pos_embed_term`.
         norm_cfg: Config of the branches' norm.
         backend: See :func:`mmpelk.ops.peripheral_conv2d`.
+        stripes: Whether the large kernel is made of two stripes, as wide as the small kernel, or 5 without one.
     """
 
     def __init__(
@@ -120,23 +154,26 @@ class TokenMixer(nn.Module):
         pos_embed_mode: str,
         norm_cfg: dict,
         backend: str,
+        stripes: bool,
     ) -> None:
         super().__init__()
         self.conv_channels = int(conv_ratio * channels)
         self.passed_channels = channels - self.conv_channels
         self.pos_embed_mode = pos_embed_mode
         self.pos_embed: PosEmbed | None = None
-        has_branch = small_kernel is not None
-        self.large = PeripheralConv(self.conv_channels, grid, bias=not has_branch, backend=backend)
-        self.large_norm = self._branch_norm(norm_cfg) if has_branch else nn.Identity()
-        self.small = DepthwiseConv(self.conv_channels, small_kernel, backend=backend) if has_branch else None
-        self.small_norm = self._branch_norm(norm_cfg) if has_branch else None
-
-    def _branch_norm(self, norm_cfg: dict) -> nn.Module:
-        norm = build_norm_layer(norm_cfg, self.conv_channels)[1]
-        # Two branches of variance 1/2: their sum starts on the scale of the channels that pass unchanged.
-        nn.init.constant_(norm.weight, 0.5**0.5)
-        return norm
+        has_small = small_kernel is not None
+        # Branches share a variance of 1: their sum starts on the scale of the channels that pass unchanged.
+        norm_scale = (1 + stripes + has_small) ** -0.5
+        self.large_norm = nn.Identity()
+        if stripes:
+            width = small_kernel or DEFAULT_STRIPE_WIDTH
+            self.large = StripeConv(self.conv_channels, grid.kernel_size, width, norm_cfg, norm_scale, backend)
+        else:
+            self.large = PeripheralConv(self.conv_channels, grid, bias=not has_small, backend=backend)
+            if has_small:
+                self.large_norm = _branch_norm(norm_cfg, self.conv_channels, norm_scale)
+        self.small = DepthwiseConv(self.conv_channels, (small_kernel,) * 2, backend=backend) if has_small else None
+        self.small_norm = _branch_norm(norm_cfg, self.conv_channels, norm_scale) if has_small else None
 
     def own_pos_embed(self, per_channel: bool) -> None:
         """Make this mixer the owner of its stage's h: (C, k, k) if ``per_channel``, otherwise (1, k, k)."""
@@ -156,8 +193,8 @@ class TokenMixer(nn.Module):
 
     @torch.no_grad()
     def switch_to_deploy(self, pos_embed: Tensor | None) -> None:
-        """Fold grid, branch, norms and h into one plain depthwise convolution of equal output. Keeps the running statistics'
-        view of BatchNorm, as eval mode does.
+        """Fold grid or stripes, branch, norms and h into one plain depthwise convolution of equal output. Keeps the running
+        statistics' view of BatchNorm, as eval mode does.
 
         Raises:
             ValueError: If h counts only inside the map; such a term depends on the position and is no bias.
@@ -166,25 +203,43 @@ class TokenMixer(nn.Module):
             return
         if pos_embed is not None and self.pos_embed_mode == 'inside':
             raise ValueError("pos_embed_mode='inside' adds a term that depends on the position; it cannot be folded into a bias")
-        grid = self.large.grid
-        kernel, bias = _fold_norm(grid.expand(self.large.weight), self.large.bias, self.large_norm)
+        if isinstance(self.large, StripeConv):
+            folded = [
+                _fold_norm(self.large.vertical.weight, None, self.large.vertical_norm),
+                _fold_norm(self.large.horizontal.weight, None, self.large.horizontal_norm),
+            ]
+        else:
+            folded = [_fold_norm(self.large.grid.expand(self.large.weight), self.large.bias, self.large_norm)]
         if self.small is not None:
-            small_kernel, small_bias = _fold_norm(self.small.weight, self.small.bias, self.small_norm)
-            margin = (grid.kernel_size - small_kernel.shape[-1]) // 2
-            kernel, bias = kernel + F.pad(small_kernel, [margin] * 4), bias + small_bias
+            folded.append(_fold_norm(self.small.weight, None, self.small_norm))
+        size = max(kernel.shape[-2] for kernel, _ in folded)
+        bias = sum(bias for _, bias in folded)
         if pos_embed is not None:
-            bias = bias + pos_embed_term(self.large.weight, grid, pos_embed, (1, 1))[:, 0, 0]
-        merged = DepthwiseConv(self.conv_channels, grid.kernel_size, bias=True, backend=self.large.backend).to(kernel)
-        merged.weight.copy_(kernel)
+            bias = bias + pos_embed_term(self.large.weight, self.large.grid, pos_embed, (1, 1))[:, 0, 0]
+        merged = DepthwiseConv(self.conv_channels, (size, size), bias=True, backend=self.large.backend).to(bias)
+        merged.weight.copy_(sum(_pad_to(kernel, size) for kernel, _ in folded))
         merged.bias.copy_(bias)
         self.large, self.large_norm = merged, nn.Identity()
         self.small = self.small_norm = self.pos_embed = None
 
 
+def _branch_norm(norm_cfg: dict, channels: int, scale: float) -> nn.Module:
+    """A branch's norm, its weight started at ``scale``."""
+    norm = build_norm_layer(norm_cfg, channels)[1]
+    nn.init.constant_(norm.weight, scale)
+    return norm
+
+
 def _fold_norm(kernel: Tensor, bias: Tensor | None, norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """Fold a BatchNorm in eval mode into the (C, 1, k, k) kernel and (C,) bias of the convolution before it."""
+    """Fold a BatchNorm in eval mode into the (C, 1, kh, kw) kernel and (C,) bias of the convolution before it."""
     bias = kernel.new_zeros(kernel.shape[0]) if bias is None else bias
     if isinstance(norm, nn.Identity):
         return kernel, bias
     scale = norm.weight / (norm.running_var + norm.eps).sqrt()
     return kernel * scale.view(-1, 1, 1, 1), norm.bias + (bias - norm.running_mean) * scale
+
+
+def _pad_to(kernel: Tensor, size: int) -> Tensor:
+    """Zeros around a (C, 1, kh, kw) kernel, to (C, 1, size, size)."""
+    rows, columns = ((size - length) // 2 for length in kernel.shape[-2:])
+    return F.pad(kernel, (columns, columns, rows, rows))

@@ -7,6 +7,15 @@ takes the one that predicts less time (``backends/cost.py``).
 from .backends import available_backends
 from .depthwise import depthwise_conv2d
 from .peripheral_conv import peripheral_conv2d, pos_embed_term
+from .resizing import resize_pos_embed, resize_weight
 from .sharing_grid import SharingGrid
 
-__all__ = ['SharingGrid', 'available_backends', 'depthwise_conv2d', 'peripheral_conv2d', 'pos_embed_term']
+__all__ = [
+    'SharingGrid',
+    'available_backends',
+    'depthwise_conv2d',
+    'peripheral_conv2d',
+    'pos_embed_term',
+    'resize_pos_embed',
+    'resize_weight',
+]

@@ -15,6 +15,26 @@ def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def _check_base(base: object) -> None:
+    if not _is_int(base) or base < 1:
+        raise ValueError(f'base must be an integer of at least 1, got {base!r}')
+
+
+def _growing_cells(width: int, first: int, base: int) -> list[int]:
+    """Cells that fill a width outward: ``first``, then growing by ``base``; what is left over makes a cell of its own if it is at
+    least as large as the one before it, and joins that one otherwise."""
+    cells = []
+    while first <= width:
+        cells.append(first)
+        width -= first
+        first *= base
+    if width and (not cells or width >= cells[-1]):
+        cells.append(width)
+    elif width:
+        cells[-1] += width
+    return cells
+
+
 @dataclass(frozen=True)
 class SharingGrid:
     """Cell sizes that tie a k' x k' weight to a k x k kernel (Eq. 1).
@@ -58,19 +78,9 @@ class SharingGrid:
                 raise ValueError(f'{name} must be a positive odd integer, got {size!r}')
         if center_size > kernel_size:
             raise ValueError(f'center_size must not exceed kernel_size={kernel_size}, got {center_size}')
-        if not _is_int(base) or base < 1:
-            raise ValueError(f'base must be an integer of at least 1, got {base!r}')
+        _check_base(base)
         outward = [1] * (center_size // 2 + 1)
-        rest = (kernel_size - center_size) // 2
-        size = base
-        while 0 < size <= rest:
-            outward.append(size)
-            rest -= size
-            size *= base
-        if rest and rest >= outward[-1]:
-            outward.append(rest)
-        elif rest:
-            outward[-1] += rest
+        outward += _growing_cells((kernel_size - center_size) // 2, base, base)
         return cls(tuple(reversed(outward)))
 
     @classmethod
@@ -86,6 +96,25 @@ class SharingGrid:
     def from_half(cls, half: Sequence[int]) -> SharingGrid:
         """An explicit grid, outermost cell first and centre last, such as ``[9, 8, 4, 2, 1, 1, 1]``."""
         return cls(tuple(half))
+
+    def extended(self, kernel_size: int, base: int = 2) -> SharingGrid:
+        """A grid for a larger kernel that leaves every cell in place and adds cells outside, each ``base`` times the one before it.
+
+        A kernel carried there with zeros in the new cells computes what it did. What is left at the rim joins the last new cell if
+        it is smaller than that.
+
+        Args:
+            kernel_size: Odd size of the new kernel, at least this one's.
+            base: Growth of the cells outward, at least 1.
+
+        Raises:
+            ValueError: If ``kernel_size`` is even or smaller than this kernel, or ``base`` is below 1.
+        """
+        if not _is_int(kernel_size) or kernel_size % 2 == 0 or kernel_size < self.kernel_size:
+            raise ValueError(f'kernel_size must be odd and at least {self.kernel_size}, got {kernel_size!r}')
+        _check_base(base)
+        added = _growing_cells((kernel_size - self.kernel_size) // 2, self.half[0] * base, base)
+        return SharingGrid((*reversed(added), *self.half))
 
     @property
     def cells(self) -> tuple[int, ...]:
@@ -121,7 +150,7 @@ class SharingGrid:
         Returns:
             (..., k, k), each position a copy of its cell's weight.
         """
-        self._check('weight', weight, self.weight_size)
+        self.check_weight(weight)
         if self.weight_size == self.kernel_size:
             return weight
         index = _cell_index(self.cells, weight.device)
@@ -139,6 +168,10 @@ class SharingGrid:
     def reduce(self, kernel: Tensor) -> Tensor:
         """Cell means: (..., k, k) -> (..., k', k'), the left inverse of :meth:`expand`."""
         return self.cell_sums(kernel) / self.areas().to(kernel)
+
+    def check_weight(self, weight: Tensor) -> None:
+        """Raise ValueError unless ``weight`` is (..., k', k')."""
+        self._check('weight', weight, self.weight_size)
 
     @staticmethod
     def _check(name: str, tensor: Tensor, size: int) -> None:

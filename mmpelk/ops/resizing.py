@@ -1,0 +1,75 @@
+"""Carrying a trained kernel and its positional embedding over to another sharing grid."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .sharing_grid import SharingGrid
+
+RESIZE_MODES = ('extend', 'stretch')
+
+
+def resize_weight(weight: Tensor, old: SharingGrid, new: SharingGrid, mode: str = 'extend') -> Tensor:
+    """Carry a shared weight from one grid to another.
+
+    The old kernel is a function of the offset from the centre, constant on each cell and zero outside. A new cell takes the mean
+    of that function over itself.
+
+    Args:
+        weight: (..., k'_old, k'_old).
+        old: The grid it was trained on.
+        new: The grid to carry it to, of any size and cells.
+        mode: 'extend' keeps every tap at its offset in pixels. Exact where ``new`` only adds cells outside ``old``, as
+            ``old.extended(k)`` does. 'stretch' scales offsets with the kernel's size, for maps whose resolution grew as much, and
+            divides by the area so gained, so that the sum over the kernel stays.
+
+    Returns:
+        (..., k'_new, k'_new).
+
+    Raises:
+        ValueError: If the weight does not fit ``old`` or the mode is unknown.
+    """
+    check_resize_mode(mode)
+    old.check_weight(weight)
+    scale = new.kernel_size / old.kernel_size if mode == 'stretch' else 1.0
+    shares = _cell_shares(old, new, scale).to(weight.device)
+    return (shares @ weight.double() @ shares.T / scale**2).to(weight.dtype)
+
+
+def resize_pos_embed(pos_embed: Tensor, kernel_size: int, mode: str = 'extend') -> Tensor:
+    """Carry a positional embedding h from its kernel size to another.
+
+    Args:
+        pos_embed: (C, k, k), k odd.
+        kernel_size: Odd size of the new kernel.
+        mode: 'extend' keeps every offset, zero outside the old kernel; 'stretch' interpolates bicubically.
+
+    Returns:
+        (C, kernel_size, kernel_size).
+
+    Raises:
+        ValueError: If the mode is unknown.
+    """
+    check_resize_mode(mode)
+    old_size = pos_embed.shape[-1]
+    if mode == 'extend' or old_size == kernel_size:
+        return F.pad(pos_embed, [(kernel_size - old_size) // 2] * 4)
+    size = (kernel_size, kernel_size)
+    return F.interpolate(pos_embed[None], size, mode='bicubic', antialias=kernel_size < old_size)[0]
+
+
+def check_resize_mode(mode: str) -> None:
+    """Raise ValueError unless ``mode`` is one of 'extend' and 'stretch'."""
+    if mode not in RESIZE_MODES:
+        raise ValueError(f'the resize mode must be one of {RESIZE_MODES}, got {mode!r}')
+
+
+def _cell_shares(old: SharingGrid, new: SharingGrid, scale: float) -> Tensor:
+    """(k'_new, k'_old) float64: the share of each new cell, along one axis, that each old cell covers once scaled."""
+    old_edges = (torch.tensor(old.edges, dtype=torch.float64) - old.kernel_size / 2) * scale
+    new_edges = torch.tensor(new.edges, dtype=torch.float64) - new.kernel_size / 2
+    starts = torch.maximum(new_edges[:-1, None], old_edges[None, :-1])
+    ends = torch.minimum(new_edges[1:, None], old_edges[None, 1:])
+    return (ends - starts).clamp(min=0) / new_edges.diff()[:, None]
