@@ -20,7 +20,7 @@ from PIL import Image
 from torch import distributed as dist
 from torch import nn
 
-from mmpelk.checkpoints import check_fit, model_weights, read_checkpoint
+from mmpelk.checkpoints import check_fit, check_prefix, model_weights, read_checkpoint
 from mmpelk.datasets.coco_check import check_coco
 from mmpelk.errors import InputError, first_line
 
@@ -50,6 +50,9 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
     _adapt_to_machine(cfg)
+    hook = cfg.get('default_hooks', {}).get('checkpoint') or {}
+    if hook.get('type') == 'CheckpointHook':
+        hook.type = 'AtomicCheckpointHook'
     return cfg
 
 
@@ -218,7 +221,7 @@ def build_runner(cfg: Config) -> Runner:
         raise InputError(f'the config cannot be built: {first_line(error)}') from error
 
 
-def check_checkpoint(path: str | Path, model: nn.Module, at_least: float = 1.0, prefix: str = '') -> None:
+def check_checkpoint(path: str | Path, model: nn.Module, at_least: float = 1.0, prefix: str = '', resize: bool = True) -> None:
     """Check that a file the runner is about to load is safe, whole, and of this model.
 
     Args:
@@ -226,11 +229,29 @@ def check_checkpoint(path: str | Path, model: nn.Module, at_least: float = 1.0, 
         model: The model as built.
         at_least: Share of the model's tensors that must be matched.
         prefix: Of the weights in the file that are the model's.
+        resize: Whether kernels may be of other grids.
 
     Raises:
         InputError: If it is not.
     """
-    check_fit(model_weights(read_checkpoint(path), prefix), unwrap(model), path, at_least)
+    checkpoint = read_checkpoint(path)
+    check_prefix(checkpoint, prefix, path)
+    check_fit(model_weights(checkpoint, prefix), unwrap(model), path, at_least, resize)
+
+
+def check_pretrained(model: nn.Module) -> None:
+    """Check the files that parts of the model start from (``init_cfg=dict(type='Pretrained', ...)``); URLs are checked on loading.
+
+    Raises:
+        InputError: If one fits less than half of its part, or is broken or unsafe.
+    """
+    for module in unwrap(model).modules():
+        init = getattr(module, 'init_cfg', None)
+        if isinstance(init, dict) and init.get('type') == 'Pretrained' and '://' not in init['checkpoint']:
+            prefix = init.get('prefix') or ''
+            if prefix and not prefix.endswith('.'):
+                prefix += '.'
+            check_checkpoint(init['checkpoint'], module, at_least=0.5, prefix=prefix)
 
 
 def unwrap(model: nn.Module) -> nn.Module:

@@ -13,9 +13,9 @@ from mmpelk.launch import (
     build_runner,
     check_checkpoint,
     check_data,
+    check_pretrained,
     enable_amp,
     load_config,
-    unwrap,
 )
 
 
@@ -56,11 +56,10 @@ def main() -> None:
 
     check_data(cfg, ('train', 'val'))
     runner = build_runner(cfg)
-    if args.pretrained:
-        check_checkpoint(args.pretrained, unwrap(runner.model).backbone, at_least=0.5, prefix='backbone.')
+    check_pretrained(runner.model)
     resumed = cfg.resume and (cfg.load_from or find_latest_checkpoint(cfg.work_dir))
     if resumed:
-        check_checkpoint(resumed, runner.model)
+        check_checkpoint(resumed, runner.model, resize=False)
     elif cfg.get('load_from'):
         check_checkpoint(cfg.load_from, runner.model, at_least=0.5)
     runner.train()

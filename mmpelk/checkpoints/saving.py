@@ -1,0 +1,139 @@
+"""Writing checkpoints so that a kill at any moment leaves the previous one whole."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import is_main_process
+from mmengine.fileio import LocalBackend, register_backend
+from mmengine.hooks import CheckpointHook
+from mmengine.registry import HOOKS
+
+UNFINISHED = '.unfinished'
+
+
+def write_atomically(content: bytes, path: str | Path) -> None:
+    """Write a file that appears only once it is complete; until then, an earlier one of its name stays."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, unfinished = tempfile.mkstemp(prefix=f'.{path.name}-', suffix=UNFINISHED, dir=path.parent)
+    try:
+        with open(descriptor, 'wb') as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        mode = path.stat().st_mode if path.exists() else 0o666 & ~_umask()
+        os.chmod(unfinished, mode)
+        os.replace(unfinished, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(unfinished)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_checkpoint(checkpoint: dict[str, Any], path: str | Path) -> None:
+    """Save a checkpoint with ``torch.save``, atomically."""
+    buffer = io.BytesIO()
+    torch.save(checkpoint, buffer)
+    write_atomically(buffer.getvalue(), path)
+
+
+@register_backend('local', prefixes='', force=True)
+class AtomicLocalBackend(LocalBackend):
+    """mmengine's access to local files, through which it saves checkpoints; files appear once complete."""
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        """Write bytes."""
+        write_atomically(obj, filepath)
+
+    def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
+        """Write text."""
+        write_atomically(obj.encode(encoding), filepath)
+
+
+@HOOKS.register_module()
+class AtomicCheckpointHook(CheckpointHook):
+    """mmengine's CheckpointHook, which removes outdated checkpoints before it saves, in another order: save, point
+    ``last_checkpoint`` at the new file, then remove. ``tools/train.py`` puts it in CheckpointHook's place.
+    """
+
+    def before_train(self, runner) -> None:
+        super().before_train(runner)
+        if is_main_process() and isinstance(self.file_backend, LocalBackend):
+            for leftover in Path(self.out_dir).glob(f'.*{UNFINISHED}'):
+                leftover.unlink()
+
+    def _save_checkpoint_with_step(self, runner, step, meta):
+        keep = self.max_keep_ckpts > 0
+        outdated = None
+        if keep and (not self.keep_ckpt_ids or self.keep_ckpt_ids[-1] != step):
+            if len(self.keep_ckpt_ids) == self.max_keep_ckpts:
+                outdated = self.keep_ckpt_ids.popleft()
+            self.keep_ckpt_ids.append(step)
+            runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
+        name = self.filename_tmpl.format(step)
+        self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
+        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        runner.save_checkpoint(
+            self.out_dir,
+            name,
+            self.file_client_args,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+            backend_args=self.backend_args,
+            **self.args,
+        )
+        if not is_main_process():
+            return
+        write_atomically(self.last_ckpt.encode(), Path(runner.work_dir, 'last_checkpoint'))
+        if outdated is not None:
+            self._remove(self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(outdated)))
+
+    def _save_best_checkpoint(self, runner, metrics) -> None:
+        with self._removals_afterwards():
+            super()._save_best_checkpoint(runner, metrics)
+
+    @contextlib.contextmanager
+    def _removals_afterwards(self) -> Iterator[None]:
+        backend, removed = self.file_backend, []
+        self.file_backend = _RemovesLater(backend, removed)
+        try:
+            yield
+        finally:
+            self.file_backend = backend
+        for path in removed:
+            # A new best of the same name has replaced the old one already.
+            if path not in (self.best_ckpt_path, *getattr(self, 'best_ckpt_path_dict', {}).values()):
+                self._remove(path)
+
+    def _remove(self, path: str) -> None:
+        if self.file_backend.isfile(path):
+            self.file_backend.remove(path)
+        elif self.file_backend.isdir(path):  # DeepSpeed saves folders
+            self.file_backend.rmtree(path)
+
+
+class _RemovesLater:
+    """A file backend that only notes what is to be removed."""
+
+    def __init__(self, backend: Any, removed: list[str]) -> None:
+        self._backend = backend
+        self.remove = self.rmtree = removed.append
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)

@@ -1,0 +1,324 @@
+"""Sparse training as mmengine hooks: any config switches it on in ``custom_hooks``."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import broadcast
+from mmengine.hooks import EMAHook, Hook
+from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from mmpelk.errors import InputError
+
+from .densities import ALLOCATIONS, erk_counts, snip_counts, uniform_counts
+from .masks import cell_areas, mask_of_zeros, prune_and_grow, random_mask, sparse_weights
+
+# SNIP's batch goes through the model in parts of this size, to need no more memory than training in half precision does.
+SNIP_PART = 16
+
+
+class SparsityHook(Hook):
+    """Keeps masked weights, their optimizer state and their moving averages at zero, and the masks in checkpoints.
+
+    The masks are applied by hooks of the optimizer itself, so that they follow its steps: once for many iterations under gradient
+    accumulation, and not when AMP skips a step.
+
+    Args:
+        prefix (str): Only parameters whose name begins so are masked.
+    """
+
+    # After EMAHook (NORMAL), before CheckpointHook (VERY_LOW).
+    priority = 'LOW'
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        self.masks: dict[str, Tensor] = {}
+        self.steps = 0
+        self._weights: dict[str, nn.Parameter] = {}
+        self._averages: list[dict[str, nn.Parameter]] = []
+        self._restored = False
+        self._averages_stale = True
+        self._handles: list[Any] = []
+
+    def initial_masks(self, runner: Runner, model: nn.Module) -> dict[str, Tensor]:
+        """The masks to start with, by name; layers without one are dense."""
+        raise NotImplementedError
+
+    def before_train(self, runner: Runner) -> None:
+        """Draw the masks, unless a resumed checkpoint brought them, and apply them."""
+        if not isinstance(runner.optim_wrapper, OptimWrapper):
+            raise InputError(f'{type(self).__name__} needs one optimizer, got {type(runner.optim_wrapper).__name__}')
+        model = _unwrapped(runner.model)
+        self._weights = sparse_weights(model, self.prefix)
+        if not self._restored:
+            self.masks = self.initial_masks(runner, model)
+        self.masks = {name: mask.to(self._weights[name].device) for name, mask in self.masks.items()}
+        for mask in self.masks.values():
+            broadcast(mask)
+        self._averages = [dict(hook.ema_model.module.named_parameters()) for hook in runner.hooks if isinstance(hook, EMAHook)]
+        optimizer = runner.optim_wrapper.optimizer
+        self._handles = [
+            optimizer.register_step_pre_hook(lambda optimizer, args, kwargs: self.before_step(runner)),
+            optimizer.register_step_post_hook(lambda optimizer, args, kwargs: self.after_step(optimizer)),
+        ]
+        self._apply(optimizer)
+        self._apply_to_averages()
+        runner.logger.info(self._table())
+
+    def before_step(self, runner: Runner) -> None:
+        """Called before each step of the optimizer."""
+
+    @torch.no_grad()
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Called after each step of the optimizer."""
+        self.steps += 1
+        self._apply(optimizer)
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Mask the moving averages; masked once, they stay so until the masks change."""
+        if self._averages_stale:
+            self._apply_to_averages()
+
+    def after_train(self, runner: Runner) -> None:
+        """Let go of the optimizer."""
+        for handle in self._handles:
+            handle.remove()
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Write masks and step count into the checkpoint."""
+        masks = {name: mask.cpu() for name, mask in self.masks.items()}
+        checkpoint['sparsity'] = dict(steps=self.steps, masks=masks)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Take masks and step count from a checkpoint to resume."""
+        if runner._resume:
+            self.check(checkpoint, _unwrapped(runner.model), 'to resume')
+            self.steps = checkpoint['sparsity']['steps']
+            self.masks = dict(checkpoint['sparsity']['masks'])
+            self._restored = True
+
+    def check(self, checkpoint: Mapping[str, Any], model: nn.Module, path: str | Path) -> None:
+        """Check that the masks in a checkpoint are this model's.
+
+        Raises:
+            InputError: If there are none, or one has no weight or not its weight's shape.
+        """
+        state = checkpoint.get('sparsity')
+        if not isinstance(state, dict) or 'masks' not in state:
+            raise InputError(
+                f"checkpoint {path} has no 'sparsity' masks: it was trained without {type(self).__name__}; "
+                'start from it with load_from instead of resuming'
+            )
+        weights = sparse_weights(model, self.prefix)
+        for name, mask in state['masks'].items():
+            if name not in weights:
+                raise InputError(f"checkpoint {path}: sparsity mask '{name}' belongs to no weight of the model")
+            if mask.shape != weights[name].shape or mask.dtype != torch.bool:
+                raise InputError(
+                    f"checkpoint {path}: sparsity mask '{name}' is {mask.dtype} {tuple(mask.shape)}, "
+                    f'its weight needs torch.bool {tuple(weights[name].shape)}'
+                )
+
+    @torch.no_grad()
+    def _apply(self, optimizer: torch.optim.Optimizer) -> None:
+        """Zero what is pruned: weights, and all that the optimizer keeps for them."""
+        for name, mask in self.masks.items():
+            weight = self._weights[name]
+            weight.mul_(mask)
+            for value in optimizer.state.get(weight, {}).values():
+                if isinstance(value, Tensor) and value.shape == mask.shape:
+                    value.mul_(mask)
+
+    @torch.no_grad()
+    def _apply_to_averages(self) -> None:
+        for averages in self._averages:
+            for name, mask in self.masks.items():
+                averages[name].mul_(mask.to(averages[name].device))
+        self._averages_stale = False
+
+    def density(self) -> float:
+        """The share of all weights in scope that are kept."""
+        kept = sum(int(self.masks[name].sum()) if name in self.masks else w.numel() for name, w in self._weights.items())
+        return kept / max(1, sum(weight.numel() for weight in self._weights.values()))
+
+    def _table(self) -> str:
+        lines = [f'{type(self).__name__}: {self.density():.4f} of the weights kept overall']
+        for name, weight in self._weights.items():
+            density = self.masks[name].float().mean().item() if name in self.masks else 1.0
+            lines.append(f'  {density:.4f}  {name} {tuple(weight.shape)}')
+        return '\n'.join(lines)
+
+
+@HOOKS.register_module()
+class DynamicSparsityHook(SparsityHook):
+    """Sparse from the start, with masks that move (SLaK, as PeLK trains on ImageNet).
+
+    Every 2-D and 4-D weight is masked at random, at a density for its layer. Every ``interval`` steps of the optimizer, each layer
+    drops the fraction p of its weights that matter least and grows as many at random, from 0. p goes down from ``rate`` to
+    ``final_rate`` over the run by a half cosine.
+
+    In a kernel that a sharing grid spreads, a weight acts on as many taps as its cell is large. It is pruned by its magnitude times that
+    area: by the bare magnitude, the periphery would be emptied first.
+
+    Args:
+        sparsity (float): Share of the weights that are zero, in [0, 1). Defaults to 0.4.
+        allocation (str): How densities are set, 'snip' (one batch of training data decides), 'erk' or 'uniform'.
+            Defaults to 'snip'.
+        interval (int): Steps of the optimizer between changes; the paper takes 2000 for T, 100 for S and B. Defaults to 2000.
+        rate (float): p at the start; 0.5 for T, 0.3 for S and B in the paper. Defaults to 0.5.
+        final_rate (float): p at the end. Defaults to 0.005.
+        weigh_cells (bool): Weigh magnitudes by the cells' areas; False for the bare magnitude. Defaults to True.
+        seed (int): Of everything drawn at random. Defaults to 0.
+        prefix (str): Only parameters whose name begins so are masked; '' for all. Defaults to ''.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        sparsity=0.4,
+        allocation='snip',
+        interval=2000,
+        rate=0.5,
+        final_rate=0.005,
+        weigh_cells=True,
+        seed=0,
+        prefix='',
+    ):
+        super().__init__(prefix)
+        if not 0 <= sparsity < 1:
+            raise ValueError(f'sparsity must lie in [0, 1), got {sparsity}')
+        if allocation not in ALLOCATIONS:
+            raise ValueError(f'allocation must be one of {ALLOCATIONS}, got {allocation!r}')
+        if interval < 1:
+            raise ValueError(f'interval must be at least 1 step, got {interval}')
+        if not 0 <= final_rate <= rate <= 1:
+            raise ValueError(f'rates must satisfy 0 <= final_rate <= rate <= 1, got {final_rate} and {rate}')
+        self.sparsity = sparsity
+        self.allocation = allocation
+        self.interval = interval
+        self.rate = rate
+        self.final_rate = final_rate
+        self.weigh_cells = weigh_cells
+        self.seed = seed
+        self._areas: dict[str, Tensor] = {}
+        self._total_steps = 0
+
+    def before_train(self, runner: Runner) -> None:
+        """See :meth:`SparsityHook.before_train`."""
+        super().before_train(runner)
+        self._total_steps = math.ceil(runner.max_iters / runner.optim_wrapper._accumulative_counts)
+        if self.weigh_cells:
+            self._areas = {
+                name: area.to(self._weights[name])
+                for name, area in cell_areas(_unwrapped(runner.model)).items()
+                if name in self.masks
+            }
+
+    def initial_masks(self, runner: Runner, model: nn.Module) -> dict[str, Tensor]:
+        """Random masks at the densities that ``allocation`` gives."""
+        if not self._weights:
+            raise InputError(f"DynamicSparsityHook: the model has no 2-D or 4-D weight under prefix '{self.prefix}'")
+        shapes = {name: weight.shape for name, weight in self._weights.items()}
+        density = 1 - self.sparsity
+        if self.allocation == 'snip':
+            counts = snip_counts(self._snip_scores(runner, model), density)
+        else:
+            counts = (erk_counts if self.allocation == 'erk' else uniform_counts)(shapes, density)
+        return {
+            name: random_mask(weight, counts[name], self._generator('start', name, weight.device))
+            for name, weight in self._weights.items()
+            if counts[name] < weight.numel()
+        }
+
+    def _snip_scores(self, runner: Runner, model: nn.Module) -> dict[str, Tensor]:
+        """|weight * gradient| on one batch of training data, on a copy of the model, whose statistics stay as they are."""
+        model = copy.deepcopy(model).train()
+        weights = sparse_weights(model, self.prefix)
+        loader = runner.train_dataloader
+        order = torch.randperm(len(loader.dataset), generator=self._generator('batch', '', 'cpu'))
+        indices = order[: loader.batch_size or loader.batch_sampler.batch_size].tolist()
+        for start in range(0, len(indices), SNIP_PART):
+            part = indices[start : start + SNIP_PART]
+            if len(part) == 1 and start:
+                break  # BatchNorm cannot train on one sample
+            batch = model.data_preprocessor(loader.collate_fn([loader.dataset[i] for i in part]), True)
+            loss, _ = model.parse_losses(model(**batch, mode='loss'))
+            loss.backward()
+        return {
+            name: (weight * weight.grad).abs().detach() if weight.grad is not None else torch.zeros_like(weight)
+            for name, weight in weights.items()
+        }
+
+    def before_step(self, runner: Runner) -> None:
+        """Prune and grow when it is time: before the step, which then trains what has grown in the same instant. So a checkpoint
+        never holds grown weights that are still 0, and its zeros are its masks.
+        """
+        if self.steps == 0 or self.steps % self.interval:
+            return
+        rate = self.current_rate()
+        changed = 0
+        for name, mask in self.masks.items():
+            importance = self._weights[name].detach().abs()
+            if name in self._areas:
+                importance = importance * self._areas[name]
+            generator = self._generator(self.steps, name, mask.device)
+            grown, count = prune_and_grow(importance, mask, rate, generator)
+            broadcast(grown)
+            self.masks[name] = grown
+            changed += count
+        self._apply(runner.optim_wrapper.optimizer)
+        self._averages_stale = True
+        kept = sum(int(mask.sum()) for mask in self.masks.values())
+        runner.message_hub.update_scalar('train/density', self.density())
+        runner.message_hub.update_scalar('train/prune_rate', rate)
+        runner.logger.info(
+            f'DynamicSparsityHook: step {self.steps}, rate {rate:.4f}: {changed} of {kept} masked weights changed, '
+            f'{self.density():.4f} of all weights kept'
+        )
+
+    def current_rate(self) -> float:
+        """p after the steps made so far."""
+        progress = min(self.steps / self._total_steps, 1)
+        return self.final_rate + (self.rate - self.final_rate) * (1 + math.cos(math.pi * progress)) / 2
+
+    def _generator(self, occasion: int | str, name: str, device: torch.device | str) -> torch.Generator:
+        """Random numbers that depend on nothing but the seed, the occasion and the layer: the same on each rank and after a resume."""
+        digest = hashlib.sha256(f'{self.seed}/{occasion}/{name}'.encode()).digest()
+        return torch.Generator(device).manual_seed(int.from_bytes(digest[:7], 'big'))
+
+
+@HOOKS.register_module()
+class FixedSparsityHook(SparsityHook):
+    """Keeps the zeros of the weights that training starts from (the paper's downstream training).
+
+    A layer with at least 99% of its weights other than zero is dense. Where none is sparse, this hook changes nothing and says so.
+
+    Args:
+        prefix (str): Only parameters whose name begins so are masked. Defaults to 'backbone.'.
+    """
+
+    def __init__(self, prefix='backbone.'):
+        super().__init__(prefix)
+
+    def initial_masks(self, runner: Runner, model: nn.Module) -> dict[str, Tensor]:
+        """Masks of the loaded weights' zeros."""
+        masks = mask_of_zeros(self._weights, cell_areas(model))
+        if not masks:
+            runner.logger.info(f'FixedSparsityHook: no weight under {self.prefix!r} is sparse, all are trained')
+        return masks
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    return model.module if is_model_wrapper(model) else model
