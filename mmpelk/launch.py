@@ -12,6 +12,7 @@ import cv2
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.dataset import Compose
 from mmengine.device import get_device
+from mmengine.hooks import EMAHook
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import DATASETS, RUNNERS, init_default_scope
@@ -23,6 +24,7 @@ from torch import nn
 from mmpelk.checkpoints import check_fit, check_prefix, model_weights, read_checkpoint
 from mmpelk.datasets.coco_check import check_coco
 from mmpelk.errors import InputError, first_line
+from mmpelk.sparsity.hooks import SparsityHook
 
 
 def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
@@ -130,7 +132,7 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
                 continue  # a remote store, which mmengine's file backends reach
             root = Path(dataset.get('data_root') or '')
             hint = f'put the data there or set {key}.data_root'
-            prefixes = dataset.get('data_prefix') or {}
+            prefixes = dataset.get('data_prefix') or dataset.get('split') or {}
             for name, value in ({'img_path': prefixes} if isinstance(prefixes, str) else prefixes).items():
                 folder = root / value
                 if not folder.is_dir():
@@ -221,6 +223,33 @@ def build_runner(cfg: Config) -> Runner:
         raise InputError(f'the config cannot be built: {first_line(error)}') from error
 
 
+def accumulate_gradients(runner: Runner) -> None:
+    """Reach the config's ``total_batch_size``, where it has one, by accumulating gradients over several iterations.
+
+    EMA hooks then average once for each step of the optimizer.
+
+    Raises:
+        InputError: If processes times batch size do not divide it.
+    """
+    total = runner.cfg.get('total_batch_size')
+    if total is None:
+        return
+    batch = runner.cfg.train_dataloader.batch_size
+    steps, rest = divmod(total, runner.world_size * batch)
+    if rest or steps < 1:
+        raise InputError(
+            f'total_batch_size={total} is no multiple of {runner.world_size} processes x batch size {batch}; '
+            'set train_dataloader.batch_size to one that divides it'
+        )
+    runner.optim_wrapper['accumulative_counts'] = steps
+    for hook in runner.hooks:
+        if isinstance(hook, EMAHook):
+            hook.ema_cfg['interval'] = steps
+    runner.logger.info(
+        f'batch {total} = {runner.world_size} processes x {batch} images x {steps} iterations of accumulated gradients'
+    )
+
+
 def check_checkpoint(path: str | Path, model: nn.Module, at_least: float = 1.0, prefix: str = '', resize: bool = True) -> None:
     """Check that a file the runner is about to load is safe, whole, and of this model.
 
@@ -246,12 +275,27 @@ def check_pretrained(model: nn.Module) -> None:
         InputError: If one fits less than half of its part, or is broken or unsafe.
     """
     for module in unwrap(model).modules():
-        init = getattr(module, 'init_cfg', None)
-        if isinstance(init, dict) and init.get('type') == 'Pretrained' and '://' not in init['checkpoint']:
+        inits = getattr(module, 'init_cfg', None) or []
+        for init in [inits] if isinstance(inits, dict) else inits:
+            if init.get('type') != 'Pretrained' or '://' in init['checkpoint']:
+                continue
             prefix = init.get('prefix') or ''
             if prefix and not prefix.endswith('.'):
                 prefix += '.'
             check_checkpoint(init['checkpoint'], module, at_least=0.5, prefix=prefix)
+
+
+def check_masks(path: str | Path, runner: Runner) -> None:
+    """Check that a checkpoint to resume has the masks that the runner's sparsity hooks need.
+
+    Raises:
+        InputError: If it has none, or they are of another model.
+    """
+    hooks = [hook for hook in runner.hooks if isinstance(hook, SparsityHook)]
+    if hooks:
+        checkpoint = read_checkpoint(path)
+        for hook in hooks:
+            hook.check(checkpoint, unwrap(runner.model), path)
 
 
 def unwrap(model: nn.Module) -> nn.Module:

@@ -9,10 +9,12 @@ from mmengine.runner import find_latest_checkpoint
 
 from mmpelk.errors import InputError, one_line_errors
 from mmpelk.launch import (
+    accumulate_gradients,
     add_runner_arguments,
     build_runner,
     check_checkpoint,
     check_data,
+    check_masks,
     check_pretrained,
     enable_amp,
     load_config,
@@ -56,10 +58,12 @@ def main() -> None:
 
     check_data(cfg, ('train', 'val'))
     runner = build_runner(cfg)
+    accumulate_gradients(runner)
     check_pretrained(runner.model)
     resumed = cfg.resume and (cfg.load_from or find_latest_checkpoint(cfg.work_dir))
     if resumed:
         check_checkpoint(resumed, runner.model, resize=False)
+        check_masks(resumed, runner)
     elif cfg.get('load_from'):
         check_checkpoint(cfg.load_from, runner.model, at_least=0.5)
     runner.train()

@@ -74,4 +74,5 @@ val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 auto_scale_lr = dict(enable=False, base_batch_size=8)
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=2), logger=dict(interval=20))
+custom_hooks = [dict(type='FixedSparsityHook')]
 randomness = dict(seed=0)

@@ -31,5 +31,6 @@ val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 auto_scale_lr = dict(enable=False, base_batch_size=8)
 default_hooks = dict(checkpoint=dict(interval=300, max_keep_ckpts=2))
+custom_hooks = [dict(type='FixedSparsityHook')]
 randomness = dict(seed=0)
 visualizer = dict(alpha=0.6)

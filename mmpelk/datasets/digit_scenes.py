@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from .folder import make_folder
 
 DIGIT_CLASSES = tuple(str(digit) for digit in range(10))
 CLASSES = (*DIGIT_CLASSES, 'temple', 'flower')
@@ -26,17 +26,18 @@ PALETTE = (
 )  # fmt: skip
 SPLITS = ('training', 'validation')
 
-SOURCES = """Digit scenes, written by mmpelk (tools/make_digit_scenes.py). Everything shown comes from scikit-learn:
+SOURCES_OF_PARTS = """Everything shown comes from scikit-learn:
 
 - Digits: "Optical Recognition of Handwritten Digits" by E. Alpaydin and C. Kaynak, UCI Machine Learning Repository, CC BY 4.0.
 - temple: china.jpg by danielbuechele, https://www.flickr.com/photos/danielbuechele/6061409035, CC BY 2.0.
 - flower: flower.jpg by vultilion, https://www.flickr.com/photos/vultilion/6056698931, CC BY 2.0.
 
 The photographs are cropped, rescaled and darkened; the digits are enlarged, turned and tinted.
-
-images/{training,validation}/*.jpg               scenes
-annotations/{training,validation}/*.png          label maps as ADE20K's: 0 unlabelled, 1-10 digits 0-9, 11 temple, 12 flower
-instances_{training,validation}.json             the digits as COCO instances: boxes and run-length masks, 10 categories
+"""
+SOURCES = f"""Digit scenes, written by mmpelk (tools/make_digit_scenes.py). {SOURCES_OF_PARTS}
+images/{{training,validation}}/*.jpg               scenes
+annotations/{{training,validation}}/*.png          label maps as ADE20K's: 0 unlabelled, 1-10 digits 0-9, 11 temple, 12 flower
+instances_{{training,validation}}.json             the digits as COCO instances: boxes and run-length masks, 10 categories
 """
 
 
@@ -73,32 +74,17 @@ def make_digit_scenes(
             raise ValueError(f'num_{split} must be at least 1, got {count}')
     if not 64 <= size <= 256:
         raise ValueError(f'size must lie between 64 and 256 pixels, got {size}')
-    root = Path(root)
-    made_with = dict(version=1, **counts, size=size, seed=seed)
-    stamp = root / 'made_with.json'
-    if root.exists():
-        if stamp.is_file() and json.loads(stamp.read_text()) == made_with:
-            return root
-        raise FileExistsError(
-            f'{root} exists and does not hold digit scenes made with {made_with}; remove it or name another folder'
-        )
-    root.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f'.{root.name}-', dir=root.parent))
-    try:
-        unfinished.chmod(0o755)
-        _write(unfinished, counts, size, seed)
-        (unfinished / 'README.txt').write_text(SOURCES)
-        (unfinished / stamp.name).write_text(json.dumps(made_with))
-        unfinished.rename(root)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
-    return root
+
+    def write(folder: Path) -> None:
+        _write(folder, counts, size, seed)
+        (folder / 'README.txt').write_text(SOURCES)
+
+    return make_folder(root, dict(version=1, **counts, size=size, seed=seed), write)
 
 
 def _write(root: Path, counts: dict[str, int], size: int, seed: int) -> None:
-    photos = _photos()
-    for split, digits in zip(SPLITS, _split_digits(seed)):
+    photos = load_photos()
+    for split, digits in zip(SPLITS, split_digits(seed)):
         rng = np.random.default_rng([seed, SPLITS.index(split)])
         for kind in ('images', 'annotations'):
             (root / kind / split).mkdir(parents=True)
@@ -120,7 +106,7 @@ def _write(root: Path, counts: dict[str, int], size: int, seed: int) -> None:
         (root / f'instances_{split}.json').write_text(json.dumps(coco))
 
 
-def _split_digits(seed: int) -> list[tuple[NDArray[np.float64], NDArray[np.int64]]]:
+def split_digits(seed: int) -> list[tuple[NDArray[np.float64], NDArray[np.int64]]]:
     """Three quarters of the digits, class by class, for training and the others for validation, as (images, labels)."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -132,7 +118,7 @@ def _split_digits(seed: int) -> list[tuple[NDArray[np.float64], NDArray[np.int64
     return [(train_images, train_labels), (val_images, val_labels)]
 
 
-def _photos() -> list[NDArray[np.uint8]]:
+def load_photos() -> list[NDArray[np.uint8]]:
     from sklearn.datasets import load_sample_image
 
     return [load_sample_image(name) for name in ('china.jpg', 'flower.jpg')]
@@ -140,7 +126,7 @@ def _photos() -> list[NDArray[np.uint8]]:
 
 def _scene(rng: np.random.Generator, digits: tuple, photos: list, size: int) -> tuple[NDArray, NDArray, list[_Digit]]:
     """An RGB image, its label map and the digits on it."""
-    image, labels = _background(rng, photos, size)
+    image, labels = background(rng, photos, size)
     # A jittered 2 x 2 layout keeps the digits apart; one place in eight stays empty.
     half = size // 2
     placed = []
@@ -148,7 +134,7 @@ def _scene(rng: np.random.Generator, digits: tuple, photos: list, size: int) -> 
         if rng.random() < 1 / 8 and placed:
             continue
         index = rng.integers(len(digits[0]))
-        alpha = _glyph(rng, digits[0][index], half)
+        alpha = glyph(rng, digits[0][index], half)
         label = int(digits[1][index])
         tint = rng.uniform(0.75, 1.0, size=3) * 255
         place = (slice(top, top + half), slice(left, left + half))
@@ -160,7 +146,7 @@ def _scene(rng: np.random.Generator, digits: tuple, photos: list, size: int) -> 
     return image.round().astype(np.uint8), labels, placed
 
 
-def _background(rng: np.random.Generator, photos: list, size: int) -> tuple[NDArray, NDArray]:
+def background(rng: np.random.Generator, photos: list, size: int) -> tuple[NDArray, NDArray]:
     """Crops of both photographs on the two sides of a line through the middle third, darkened."""
     crops = []
     for photo in photos:
@@ -177,7 +163,7 @@ def _background(rng: np.random.Generator, photos: list, size: int) -> tuple[NDAr
     return image, np.where(side_of_line, first, first + 1).astype(np.uint8)
 
 
-def _glyph(rng: np.random.Generator, digit: NDArray, box: int) -> NDArray:
+def glyph(rng: np.random.Generator, digit: NDArray, box: int) -> NDArray:
     """A digit, enlarged, slightly turned and shifted, as opacities in a box x box square with an empty rim."""
     side = rng.uniform(0.75, 0.95) * box
     angle = math.radians(rng.uniform(-12, 12))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from mmengine.dist import broadcast
 from mmengine.hooks import EMAHook, Hook
 from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapper
+from mmengine.optim import OptimWrapperDict
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ from .masks import cell_areas, mask_of_zeros, prune_and_grow, random_mask, spars
 SNIP_PART = 16
 
 
-class SparsityHook(Hook):
+class SparsityHook(Hook, ABC):
     """Keeps masked weights, their optimizer state and their moving averages at zero, and the masks in checkpoints.
 
     The masks are applied by hooks of the optimizer itself, so that they follow its steps: once for many iterations under gradient
@@ -50,14 +51,14 @@ class SparsityHook(Hook):
         self._averages_stale = True
         self._handles: list[Any] = []
 
+    @abstractmethod
     def initial_masks(self, runner: Runner, model: nn.Module) -> dict[str, Tensor]:
         """The masks to start with, by name; layers without one are dense."""
-        raise NotImplementedError
 
     def before_train(self, runner: Runner) -> None:
         """Draw the masks, unless a resumed checkpoint brought them, and apply them."""
-        if not isinstance(runner.optim_wrapper, OptimWrapper):
-            raise InputError(f'{type(self).__name__} needs one optimizer, got {type(runner.optim_wrapper).__name__}')
+        if isinstance(runner.optim_wrapper, OptimWrapperDict):
+            raise InputError(f'{type(self).__name__} needs one optimizer, got several (OptimWrapperDict)')
         model = _unwrapped(runner.model)
         self._weights = sparse_weights(model, self.prefix)
         if not self._restored:

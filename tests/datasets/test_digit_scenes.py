@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mmpelk.datasets import CLASSES, PALETTE, make_digit_scenes
-from mmpelk.datasets.digit_scenes import _run_lengths, _split_digits
+from mmpelk.datasets.digit_scenes import _run_lengths, split_digits
 
 
 def digest(root):
@@ -34,7 +34,7 @@ def test_same_seed_same_scenes(tmp_path):
 
 
 def test_splits_share_no_digit():
-    (train, _), (val, _) = _split_digits(0)
+    (train, _), (val, _) = split_digits(0)
     assert len(train) + len(val) == 1797
     # A few of scikit-learn's digits are equal to the bit to another one; no index is in both splits.
     shared = {image.tobytes() for image in train} & {image.tobytes() for image in val}
@@ -87,7 +87,7 @@ def test_bad_arguments(tmp_path, options, message):
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / 'precious.txt').write_text('mine')
-    with pytest.raises(FileExistsError, match='exists and does not hold digit scenes made with'):
+    with pytest.raises(FileExistsError, match='exists and does not hold what is made with'):
         make_digit_scenes(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ['precious.txt']
 

@@ -1,0 +1,56 @@
+"""Digits: scikit-learn's handwritten digits as a small classification data set, drawn as in digit scenes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from .digit_scenes import SOURCES_OF_PARTS, background, glyph, load_photos, split_digits
+from .folder import make_folder
+
+SPLITS = ('train', 'val')
+
+
+def make_digits(root: str | Path, size: int = 64, copies: int = 2, seed: int = 0) -> Path:
+    """Write the data set as mmpretrain's CustomDataset reads it: ``{train,val}/<digit>/*.jpg``.
+
+    Each image shows one digit on the two photographs. The digits are split as those of digit scenes with the same seed, so that what
+    is trained here has not seen what is validated there. The same arguments write the same images. A folder that already
+    holds them is left as it is; a new one appears only once it is complete.
+
+    Args:
+        root: The folder to make.
+        size: Height and width of an image in pixels, from 32 to 256.
+        copies: Images of each training digit, at least 1; of a validation digit there is one.
+        seed: Of everything drawn at random.
+
+    Returns:
+        ``root``.
+
+    Raises:
+        ValueError: If a number is out of range.
+        FileExistsError: If ``root`` exists and does not hold these images.
+    """
+    if not 32 <= size <= 256:
+        raise ValueError(f'size must lie between 32 and 256 pixels, got {size}')
+    if copies < 1:
+        raise ValueError(f'copies must be at least 1, got {copies}')
+
+    def write(folder: Path) -> None:
+        photos = load_photos()
+        for split, (images, labels), repeats in zip(SPLITS, split_digits(seed), (copies, 1)):
+            rng = np.random.default_rng([seed, size, SPLITS.index(split)])
+            for label in range(10):
+                (folder / split / str(label)).mkdir(parents=True)
+            for index in np.repeat(np.arange(len(images)), repeats):
+                scene, _ = background(rng, photos, size)
+                alpha = glyph(rng, images[index], size)[..., None]
+                scene = scene * (1 - alpha) + rng.uniform(0.75, 1.0, size=3) * 255 * alpha
+                into = folder / split / str(labels[index])
+                path = into / f'{len(list(into.iterdir())):04d}.jpg'
+                cv2.imwrite(str(path), scene.round().astype(np.uint8)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+        (folder / 'README.txt').write_text(f'Digits, written by mmpelk (tools/make_digits.py).\n\n{SOURCES_OF_PARTS}')
+
+    return make_folder(root, dict(version=1, size=size, copies=copies, seed=seed), write)

@@ -1,0 +1,27 @@
+"""Write the embedded classification data set: one handwritten digit an image, in mmpretrain's folder layout."""
+
+from __future__ import annotations
+
+import argparse
+
+from mmpelk.datasets import make_digits
+from mmpelk.errors import InputError, one_line_errors
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('root', nargs='?', default='data/digits', help='folder to make; default: %(default)s')
+    parser.add_argument('--size', type=int, default=64, help='height and width of an image; default: %(default)s')
+    parser.add_argument('--copies', type=int, default=2, help='images of each training digit; default: %(default)s')
+    parser.add_argument('--seed', type=int, default=0, help='default: %(default)s')
+    args = parser.parse_args()
+    try:
+        root = make_digits(args.root, args.size, args.copies, args.seed)
+    except (ValueError, FileExistsError) as error:
+        raise InputError(str(error)) from error
+    print(f'digits in {root}')
+
+
+if __name__ == '__main__':
+    with one_line_errors():
+        main()
