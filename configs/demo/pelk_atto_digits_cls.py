@@ -4,7 +4,7 @@ _base_ = [
     '../_base_/datasets/digits_cls.py',
     '../_base_/mmpretrain_runtime.py',
 ]
-max_epochs = 8
+max_epochs = 10
 total_batch_size = 64
 model = dict(
     data_preprocessor=dict(num_classes=10),

@@ -71,4 +71,4 @@ def _settle(
         if not dense:
             return {name: counts.get(name, round(wanted.get(name, 0))) for name in sizes}
         counts.update({name: sizes[name] for name in dense})
-    return counts
+    return {name: counts[name] for name in sizes}

@@ -255,7 +255,7 @@ class DynamicSparsityHook(SparsityHook):
             if len(part) == 1 and start:
                 break  # BatchNorm cannot train on one sample
             batch = model.data_preprocessor(loader.collate_fn([loader.dataset[i] for i in part]), True)
-            loss, _ = model.parse_losses(model(**batch, mode='loss'))
+            loss, _ = model.parse_losses(model._run_forward(batch, mode='loss'))
             loss.backward()
         return {
             name: (weight * weight.grad).abs().detach() if weight.grad is not None else torch.zeros_like(weight)

@@ -1,0 +1,114 @@
+import copy
+
+import pytest
+import torch
+from mmengine.runner.checkpoint import load_state_dict
+from torch import nn
+
+from mmpelk.models import PeLK
+from mmpelk.ops import SharingGrid
+
+SMALL = dict(arch=dict(depths=(2, 1, 1, 1), channels=(16, 16, 24, 24)), layer_scale_init_value=1.0)
+K101 = dict(kernel_sizes=(101, 69, 67, 13), center_size=7)
+
+
+def trained(**options):
+    """A model with the statistics and embeddings of a trained one."""
+    model = PeLK(**SMALL, **options).eval()
+    for name, value in model.state_dict().items():
+        if name.endswith('running_var'):
+            nn.init.uniform_(value, 0.5, 2)
+        elif 'pos_embed' in name or name.endswith('running_mean'):
+            nn.init.normal_(value)
+    return model
+
+
+def outward(model, sizes):
+    return [grid.extended(k).half for grid, k in zip(model.grids, sizes)]
+
+
+def error(model, x, expected):
+    with torch.no_grad():
+        outputs = model(x)
+    return max(((a - b).norm() / b.norm()).item() for a, b in zip(outputs, expected))
+
+
+@pytest.mark.parametrize('pos_embed', ['shared', 'per_channel', None])
+def test_growing_outward_keeps_the_outputs(pos_embed):
+    model = trained(pos_embed=pos_embed)
+    x = torch.randn(1, 3, 160, 96)
+    expected = [output.detach() for output in model(x)]
+    larger = PeLK(**SMALL, pos_embed=pos_embed, sharing_grids=outward(model, (101, 69, 67, 13))).eval()
+    larger.load_state_dict(model.state_dict())  # resizes on loading
+    assert error(larger, x, expected) < 1e-5
+    model.resize_kernels(sharing_grids=outward(model, (101, 69, 67, 13)))
+    assert error(model, x, expected) < 1e-5
+    assert [grid.kernel_size for grid in model.grids] == [101, 69, 67, 13]
+    for (name, a), b in zip(model.state_dict().items(), larger.state_dict().values()):
+        assert torch.equal(a, b), name
+
+
+@pytest.mark.parametrize('mode', ['extend', 'stretch'])
+def test_loading_and_resizing_in_place_agree(mode):
+    model = trained()
+    other = PeLK(**SMALL, **K101, resize_mode=mode)
+    load_state_dict(other, model.state_dict())  # mmengine's
+    model.resize_kernels(**K101, mode=mode)
+    for (name, a), b in zip(model.state_dict().items(), other.state_dict().values()):
+        assert torch.equal(a, b), name
+    assert model.stages[0][0].token_mixer.large.half_grid.tolist() == [17, 16, 8, 4, 2, 1, 1, 1, 1]
+
+
+def test_each_stage_that_was_resized_is_told():
+    weights = trained().state_dict()
+    lines = PeLK(**SMALL, **K101).fit_kernels(dict(weights))
+    assert len(lines) == 4  # the last keeps its size, not its centre
+    assert lines[0].startswith('stage 1: kernels 51x51 (half grid [9, 8, 4, 2, 1, 1, 1]) resized to 101x101 (half grid [17, 16,')
+    assert lines[0].endswith("mode 'extend'")
+    assert PeLK(**SMALL).fit_kernels(dict(weights)) == []
+
+
+def test_the_same_weight_size_on_another_grid_is_resized():
+    """k' alone does not tell the grid: the checkpoint does."""
+    model = PeLK(**SMALL, pos_embed=None, sharing_grids=[[4, 2, 1, 1]] * 4)
+    other = PeLK(**SMALL, pos_embed=None, sharing_grids=[[3, 3, 1, 1]] * 4)
+    other.load_state_dict(model.state_dict())
+    weight, before = (m.stages[0][0].token_mixer.large.weight for m in (other, model))
+    assert weight.shape == before.shape and not torch.equal(weight, before)
+    expected = other.grids[0].reduce(model.grids[0].expand(before))
+    torch.testing.assert_close(weight, expected)
+
+
+def test_loading_from_a_dense_kernel():
+    dense = PeLK(**SMALL, kernel_form='dense', kernel_sizes=(13, 13, 13, 13))
+    shared = PeLK(**SMALL, kernel_sizes=(13, 13, 13, 13))
+    shared.load_state_dict(dense.state_dict())
+    grid = SharingGrid.peripheral(13)
+    expected = grid.reduce(dense.stages[0][0].token_mixer.large.weight)
+    torch.testing.assert_close(shared.stages[0][0].token_mixer.large.weight, expected)
+
+
+def test_resizing_keeps_frozen_stages_frozen_and_copies():
+    model = PeLK(**SMALL, frozen_stages=1)
+    twin = copy.deepcopy(model)
+    model.resize_kernels(**K101)
+    assert not model.stages[0][0].token_mixer.large.weight.requires_grad
+    assert model.stages[1][0].token_mixer.large.weight.requires_grad
+    assert twin.grids[0].kernel_size == 51 and twin.stages[0][0].token_mixer.large.weight.shape[-1] == 13
+
+
+def test_what_cannot_be_resized():
+    with pytest.raises(ValueError, match='needs kernel_sizes or sharing_grids'):
+        PeLK(**SMALL).resize_kernels()
+    with pytest.raises(ValueError, match="must be one of .* got 'crop'"):
+        PeLK(**SMALL).resize_kernels(**K101, mode='crop')
+    with pytest.raises(ValueError, match="must be one of .* got 'crop'"):
+        PeLK(**SMALL, resize_mode='crop')
+    with pytest.raises(ValueError, match='at most the smallest kernel 3, got 5'):
+        PeLK(**SMALL).resize_kernels((51, 49, 47, 3), center_size=3)
+    with pytest.raises(ValueError, match='neither stripes'):
+        PeLK(**SMALL, kernel_form='stripe', pos_embed=None).resize_kernels(**K101)
+    deployed = PeLK(**SMALL)
+    deployed.switch_to_deploy()
+    with pytest.raises(ValueError, match='nor kernels folded'):
+        deployed.resize_kernels(**K101)

@@ -1,0 +1,241 @@
+"""The hooks in a real mmengine Runner, on a PeLK of seconds."""
+
+import copy
+import json
+import re
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from mmengine.registry import HOOKS, MODELS
+from mmengine.runner import Runner
+from torch import nn
+
+from mmpelk.models import PeLK
+from mmpelk.sparsity import DynamicSparsityHook, FixedSparsityHook
+from mmpelk.sparsity.hooks import SparsityHook
+
+SMALL = dict(depths=(1, 1, 1, 1), channels=(8, 8, 16, 16))
+
+
+@MODELS.register_module()
+class SmallClassifier(BaseModel):
+    def __init__(self, with_cp=False):
+        super().__init__()
+        self.backbone = PeLK(SMALL, out_indices=(3,), gap_before_final_norm=True, layer_scale_init_value=1.0, with_cp=with_cp)
+        self.head = nn.Linear(20, 4)
+
+    def forward(self, images, labels, mode):
+        return dict(
+            loss=nn.functional.cross_entropy(self.head(self.backbone(torch.stack(list(images)))[0]), torch.tensor(labels))
+        )
+
+
+@HOOKS.register_module()
+class CheckMasks(Hook):
+    """After every iteration: pruned weights, their optimizer state and their averages are exactly 0, and no layer's count moves."""
+
+    priority = 'VERY_LOW'
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        sparsity = next(hook for hook in runner.hooks if isinstance(hook, SparsityHook))
+        weights = dict(runner.model.named_parameters())
+        counts = {name: int(mask.sum()) for name, mask in sparsity.masks.items()}
+        assert counts == getattr(self, 'counts', counts)
+        self.counts = counts
+        averages = [hook.ema_model.module for hook in runner.hooks if hasattr(hook, 'ema_model')]
+        for name, mask in sparsity.masks.items():
+            assert not weights[name][~mask].any(), name
+            for value in runner.optim_wrapper.optimizer.state.get(weights[name], {}).values():
+                assert value.shape != mask.shape or not value[~mask].any()
+            for average in averages:
+                assert not dict(average.named_parameters())[name][~mask].any()
+
+
+DATA = [(torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(i)), i % 4) for i in range(8)]
+
+
+def runner(work_dir, hook, iterations, accumulate=1, ema=True, checkpoint=1000, model=None, **options):
+    loader = dict(
+        batch_size=2,
+        num_workers=0,
+        dataset=DATA,
+        sampler=dict(type='InfiniteSampler', shuffle=False),
+        collate_fn=dict(type='pseudo_collate'),
+    )
+    hooks = [hook, dict(type='CheckMasks')] + ([dict(type='EMAHook', momentum=0.1)] if ema else [])
+    return Runner(
+        model=model or dict(type='SmallClassifier'),
+        work_dir=str(work_dir),
+        train_dataloader=loader,
+        train_cfg=dict(type='IterBasedTrainLoop', max_iters=iterations),
+        optim_wrapper=dict(
+            type='OptimWrapper', optimizer=dict(type='AdamW', lr=0.01, weight_decay=0.05), accumulative_counts=accumulate
+        ),
+        custom_hooks=hooks,
+        default_hooks=dict(checkpoint=dict(type='AtomicCheckpointHook', by_epoch=False, interval=checkpoint)),
+        log_processor=dict(by_epoch=False),
+        randomness=dict(seed=0),
+        experiment_name=str(work_dir),
+        **options,
+    )
+
+
+def masks_of(run):
+    return next(hook for hook in run.hooks if isinstance(hook, SparsityHook)).masks
+
+
+def overall(run):
+    weights = {name: p for name, p in run.model.named_parameters() if p.ndim in (2, 4)}
+    return sum(int((p != 0).sum()) for p in weights.values()) / sum(p.numel() for p in weights.values())
+
+
+@pytest.mark.parametrize('allocation', ['snip', 'erk', 'uniform'])
+def test_fifty_rounds(tmp_path, allocation):
+    hook = dict(type='DynamicSparsityHook', allocation=allocation, interval=1, rate=0.5)
+    run = runner(tmp_path, hook, 51, checkpoint=51)
+    run.train()  # CheckMasks looks after each iteration
+    sparsity = next(hook for hook in run.hooks if isinstance(hook, DynamicSparsityHook))
+    assert sparsity.steps == 51 and abs(sparsity.density() - 0.6) < 0.002
+    # Taps beyond the 8x8 map get no gradient: the few that grew there stay at 0.
+    assert abs(overall(run) - 0.6) < 0.005
+    saved = torch.load(tmp_path / 'iter_51.pth', weights_only=True)
+    assert saved['sparsity']['steps'] == 51
+    for name, mask in sparsity.masks.items():
+        assert torch.equal(saved['sparsity']['masks'][name], mask)
+        assert not saved['state_dict'][name][~mask].any() and not saved['ema_state_dict'][f'module.{name}'][~mask].any()
+    dense = [name for name, p in run.model.named_parameters() if p.ndim in (2, 4) and name not in sparsity.masks]
+    assert all((dict(run.model.named_parameters())[name] != 0).float().mean() > 0.99 for name in dense)
+    log = next(tmp_path.glob('*/*.log')).read_text()
+    assert (
+        'DynamicSparsityHook: 0.6000 of the weights kept overall' in log and 'backbone.stages.3.0.pointwise_conv1.weight' in log
+    )
+    assert log.count(' masked weights changed, 0.') == 50
+    scalars = [json.loads(line) for line in next(tmp_path.glob('*/vis_data/scalars.json')).read_text().splitlines()]
+    assert scalars[-1]['density'] == pytest.approx(0.6, abs=0.002) and scalars[-1]['prune_rate'] < 0.02
+
+
+def test_rate_follows_the_cosine():
+    hook = DynamicSparsityHook(rate=0.3, final_rate=0.005)
+    hook._total_steps = 100
+    rates = []
+    for hook.steps in (0, 50, 100):
+        rates.append(hook.current_rate())
+    assert rates == pytest.approx([0.3, 0.1525, 0.005])
+
+
+@pytest.mark.parametrize('options', [dict(accumulate=3), dict(model=dict(type='SmallClassifier', with_cp=True))])
+def test_steps_of_the_optimizer_count(tmp_path, options):
+    run = runner(tmp_path, dict(type='DynamicSparsityHook', allocation='erk', interval=2, rate=0.5), 12, **options)
+    run.train()
+    steps = 12 // options.get('accumulate', 1)
+    assert next(hook for hook in run.hooks if isinstance(hook, DynamicSparsityHook)).steps == steps
+    assert next(tmp_path.glob('*/*.log')).read_text().count('masked weights changed') == (steps - 1) // 2
+
+
+def test_checkpointing_changes_no_mask(tmp_path):
+    runs = [
+        runner(
+            tmp_path / str(cp), dict(type='DynamicSparsityHook', interval=2), 6, model=dict(type='SmallClassifier', with_cp=cp)
+        )
+        for cp in (False, True)
+    ]
+    for run in runs:
+        run.train()
+    for (name, a), b in zip(masks_of(runs[0]).items(), masks_of(runs[1]).values()):
+        assert torch.equal(a, b), name
+
+
+def test_resuming_continues_bit_for_bit(tmp_path):
+    """Stopped just before, and amid, a change of masks."""
+    hook = dict(type='DynamicSparsityHook', interval=2, rate=0.5)
+    straight = runner(tmp_path / 'straight', hook, 8, checkpoint=1)
+    straight.train()
+    for stop in (3, 4):
+        resumed = runner(tmp_path / str(stop), hook, 8, load_from=str(tmp_path / f'straight/iter_{stop}.pth'), resume=True)
+        resumed.train()
+        for (name, a), b in zip(masks_of(straight).items(), masks_of(resumed).values()):
+            assert torch.equal(a, b), name
+        for (name, a), b in zip(straight.model.state_dict().items(), resumed.model.state_dict().values()):
+            assert torch.equal(a, b), name
+
+
+def test_a_step_that_amp_skips_does_not_count():
+    """GradScaler leaves out the step when a gradient is not finite."""
+    weight = nn.Parameter(torch.ones(4, 4))
+    optimizer = torch.optim.AdamW([weight])
+    hook = DynamicSparsityHook()
+    hook._weights, hook.masks = {'w': weight}, {'w': torch.eye(4, dtype=torch.bool)}
+    optimizer.register_step_post_hook(lambda optimizer, args, kwargs: hook.after_step(optimizer))
+    scaler = torch.amp.GradScaler('cpu')
+    for gradient in (float('inf'), 1.0):
+        optimizer.zero_grad()
+        scaler.scale((weight * gradient).sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    assert hook.steps == 1 and torch.equal(weight != 0, hook.masks['w'])
+
+
+def sparse_start():
+    model = MODELS.build(dict(type='SmallClassifier'))
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.ndim in (2, 4):
+                mask = torch.rand_like(p) < 0.6
+                mask[0] = True  # of so few channels, all might lose a cell: that would count as a cell beyond the loaded kernel
+                p.mul_(mask)
+    return model
+
+
+def test_fixed_masks_of_the_loaded_weights(tmp_path):
+    start = sparse_start()
+    torch.save(dict(state_dict=start.state_dict()), tmp_path / 'sparse.pth')
+    run = runner(tmp_path, dict(type='FixedSparsityHook'), 5, load_from=str(tmp_path / 'sparse.pth'))
+    run.train()
+    before, after = dict(start.named_parameters()), dict(run.model.named_parameters())
+    assert set(masks_of(run)) == {name for name, p in before.items() if p.ndim in (2, 4) and name.startswith('backbone.')}
+    for name, mask in masks_of(run).items():
+        assert torch.equal(mask, before[name] != 0) and not after[name][~mask].any()
+        assert not torch.equal(after[name], before[name])
+    assert after['head.weight'].all()  # the head is dense
+
+
+def test_fixed_masks_of_dense_weights_do_nothing(tmp_path):
+    run = runner(tmp_path, dict(type='FixedSparsityHook'), 2)
+    run.train()
+    assert masks_of(run) == {}
+    assert "FixedSparsityHook: no weight under 'backbone.' is sparse" in next(tmp_path.glob('*/*.log')).read_text()
+
+
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(sparsity=1.0), r'sparsity must lie in \[0, 1\), got 1.0'),
+        (dict(sparsity=-0.1), 'sparsity must lie in'),
+        (dict(allocation='lottery'), "allocation must be one of .* got 'lottery'"),
+        (dict(interval=0), 'interval must be at least 1 step, got 0'),
+        (dict(rate=1.5), 'rates must satisfy .* got 0.005 and 1.5'),
+        (dict(rate=0.001), 'rates must satisfy'),
+    ],
+)
+def test_bad_arguments(options, message):
+    with pytest.raises(ValueError, match=message):
+        DynamicSparsityHook(**options)
+
+
+def test_masks_of_another_model_are_refused():
+    model = sparse_start()
+    name = 'backbone.stages.0.0.pointwise_conv1.weight'
+    good = {name: torch.ones(40, 10, dtype=torch.bool)}
+    hook = FixedSparsityHook()
+    hook.check(dict(sparsity=dict(masks=good)), model, 'x.pth')
+    for checkpoint, message in (
+        ({}, "checkpoint x.pth has no 'sparsity' masks: it was trained without FixedSparsityHook"),
+        (dict(sparsity=dict(masks={'backbone.a': good[name]})), "x.pth: sparsity mask 'backbone.a' belongs to no weight"),
+        (dict(sparsity=dict(masks={name: good[name][:5]})), rf"x.pth: sparsity mask '{name}' is torch.bool \(5, 10\)"),
+        (dict(sparsity=dict(masks={name: good[name].float()})), 'is torch.float32'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            hook.check(checkpoint, model, 'x.pth')
+    assert copy.deepcopy(hook).masks == {}
