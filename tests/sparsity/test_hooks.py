@@ -108,9 +108,8 @@ def test_fifty_rounds(tmp_path, allocation):
     dense = [name for name, p in run.model.named_parameters() if p.ndim in (2, 4) and name not in sparsity.masks]
     assert all((dict(run.model.named_parameters())[name] != 0).float().mean() > 0.99 for name in dense)
     log = next(tmp_path.glob('*/*.log')).read_text()
-    assert (
-        'DynamicSparsityHook: 0.6000 of the weights kept overall' in log and 'backbone.stages.3.0.pointwise_conv1.weight' in log
-    )
+    assert re.search(r'DynamicSparsityHook: 0\.(60|599)\d* of the weights kept overall', log)
+    assert 'backbone.stages.3.0.pointwise_conv1.weight' in log
     assert log.count(' masked weights changed, 0.') == 50
     scalars = [json.loads(line) for line in next(tmp_path.glob('*/vis_data/scalars.json')).read_text().splitlines()]
     assert scalars[-1]['density'] == pytest.approx(0.6, abs=0.002) and scalars[-1]['prune_rate'] < 0.02

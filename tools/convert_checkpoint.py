@@ -1,0 +1,47 @@
+"""Rename a ConvNeXt, SLaK or RepLKNet checkpoint (official, timm's or mmpretrain's) to the names of PeLK with a config's settings."""
+
+from __future__ import annotations
+
+import argparse
+
+from mmengine.config import DictAction
+from mmengine.registry import MODELS, init_default_scope
+
+from mmpelk.checkpoints import read_checkpoint, write_checkpoint
+from mmpelk.checkpoints.conversion import convert, format_table, matched_share, source_weights
+from mmpelk.errors import InputError, first_line, one_line_errors
+from mmpelk.launch import read_config
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config whose model is to load the result')
+    parser.add_argument('source', help='checkpoint to convert, .pth or .safetensors')
+    parser.add_argument('out', help='checkpoint to write')
+    parser.add_argument('--ema', action='store_true', help="take 'model_ema' of an official checkpoint")
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='settings that override the config, as key=value')
+    args = parser.parse_args()
+    cfg = read_config(args.config, args.cfg_options)
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    checkpoint = read_checkpoint(args.source)
+    if args.ema and 'model_ema' not in checkpoint:
+        raise InputError(f"checkpoint {args.source} has no 'model_ema'; its keys are {', '.join(list(checkpoint)[:8])}")
+    try:
+        model = MODELS.build(cfg.model)
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f'the config cannot be built: {first_line(error)}') from error
+    fits, rows = convert(source_weights(checkpoint, args.ema), model)
+    print(format_table(rows))
+    share = matched_share(fits, model)
+    if share < 0.5:
+        raise InputError(
+            f'checkpoint {args.source} fits {share:.0%} of the backbone in {args.config}, at least half is needed; '
+            'the table above tells what is missing and what was of no use. Nothing was written'
+        )
+    write_checkpoint(dict(state_dict=fits, meta=dict(converted_from=str(args.source))), args.out)
+    print(f'{len(fits)} tensors, {share:.0%} of the backbone, in {args.out}')
+
+
+if __name__ == '__main__':
+    with one_line_errors():
+        main()

@@ -1,0 +1,40 @@
+"""Carry the kernels and positional embeddings of a PeLK checkpoint to other kernel sizes or grids."""
+
+from __future__ import annotations
+
+import argparse
+
+from mmpelk.checkpoints import model_weights, read_checkpoint, write_checkpoint
+from mmpelk.checkpoints.resizing import resize_kernels
+from mmpelk.errors import InputError, one_line_errors
+from mmpelk.ops.resizing import RESIZE_MODES
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('source', help='checkpoint to read')
+    parser.add_argument('out', help='checkpoint to write: weights and meta, without the optimizer')
+    parser.add_argument('--kernel-sizes', nargs=4, type=int, required=True, metavar='K', help='new kernel size of each stage')
+    grid = parser.add_mutually_exclusive_group()
+    grid.add_argument('--center-size', type=int, default=5, help='centre of the new default grids; default: %(default)s')
+    grid.add_argument(
+        '--outward',
+        action='store_true',
+        help='keep all cells and only add some outside: with extend, the model computes the same',
+    )
+    parser.add_argument('--mode', choices=RESIZE_MODES, default='extend', help='default: %(default)s')
+    args = parser.parse_args()
+    checkpoint = read_checkpoint(args.source)
+    weights = model_weights(checkpoint)
+    try:
+        lines = resize_kernels(weights, args.kernel_sizes, None if args.outward else args.center_size, args.mode)
+    except InputError as error:
+        raise InputError(f'checkpoint {args.source}: {error}') from error
+    write_checkpoint(dict(state_dict=weights, meta=checkpoint.get('meta', {})), args.out)
+    print('\n'.join(lines))
+    print(f'written to {args.out}')
+
+
+if __name__ == '__main__':
+    with one_line_errors():
+        main()
