@@ -63,7 +63,7 @@ def predict(model: nn.Module, cfg: Config, image_path: str) -> BaseDataElement:
 
 def draw(model: nn.Module, cfg: Config, image_path: str, sample: BaseDataElement) -> np.ndarray:
     """A picture of the prediction on the image, (H, W, 3) uint8 RGB."""
-    visualizer = VISUALIZERS.build(dict(cfg.visualizer, vis_backends=None))
+    visualizer = VISUALIZERS.build({'name': 'drawing', **cfg.visualizer, 'vis_backends': None})
     visualizer.dataset_meta = model.dataset_meta
     image = mmcv.imread(image_path, channel_order='rgb', backend='pillow')
     factor = max(1, DRAWN_SIZE // max(image.shape[:2]))

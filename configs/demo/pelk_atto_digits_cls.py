@@ -4,7 +4,7 @@ _base_ = [
     '../_base_/datasets/digits_cls.py',
     '../_base_/mmpretrain_runtime.py',
 ]
-max_epochs = 10
+max_epochs = 8
 total_batch_size = 64
 model = dict(
     data_preprocessor=dict(num_classes=10),
@@ -14,7 +14,7 @@ model = dict(
 )
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=2e-3, betas=(0.9, 0.999), weight_decay=0.05),
+    optimizer=dict(type='AdamW', lr=4e-3, betas=(0.9, 0.999), weight_decay=0.05),
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0, flat_decay_mult=0.0),
 )
 param_scheduler = [

@@ -49,7 +49,7 @@ def make_digits(root: str | Path, size: int = 64, copies: int = 2, seed: int = 0
                 alpha = glyph(rng, images[index], size)[..., None]
                 scene = scene * (1 - alpha) + rng.uniform(0.75, 1.0, size=3) * 255 * alpha
                 into = folder / split / str(labels[index])
-                path = into / f'{len(list(into.iterdir())):04d}.jpg'
+                path = into / f'{labels[index]}_{len(list(into.iterdir())):04d}.jpg'
                 cv2.imwrite(str(path), scene.round().astype(np.uint8)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
         (folder / 'README.txt').write_text(f'Digits, written by mmpelk (tools/make_digits.py).\n\n{SOURCES_OF_PARTS}')
 

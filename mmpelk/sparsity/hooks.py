@@ -91,9 +91,15 @@ class SparsityHook(Hook, ABC):
             self._apply_to_averages()
 
     def after_train(self, runner: Runner) -> None:
-        """Let go of the optimizer."""
+        """Let go of the optimizer and tell how many weights are other than zero."""
         for handle in self._handles:
             handle.remove()
+        if self.masks:
+            nonzero = sum(int(weight.count_nonzero()) for weight in self._weights.values())
+            share = nonzero / sum(weight.numel() for weight in self._weights.values())
+            runner.logger.info(
+                f'{type(self).__name__}: trained with {self.density():.4f} of the weights kept, {share:.4f} are not zero'
+            )
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Write masks and step count into the checkpoint."""

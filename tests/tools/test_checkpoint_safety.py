@@ -1,0 +1,136 @@
+"""No tool runs code from a checkpoint, and a kill amid a save leaves the one before."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import CONFIGS, TOOLS, tool_env
+from mmengine.runner import find_latest_checkpoint
+
+from mmpelk.checkpoints import read_checkpoint
+from mmpelk.datasets import make_digits
+
+CONFIG = f"""
+_base_ = '{CONFIGS}/demo/pelk_atto_digits_cls.py'
+model = dict(
+    backbone=dict(arch=dict(_delete_=True, depths=(1, 1, 1, 1), channels=(16, 16, 16, 16))), head=dict(in_channels=20))
+train_dataloader = dict(batch_size=4, num_workers=0, persistent_workers=False, dataset=dict(indices=8))
+val_dataloader = test_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(indices=8))
+total_batch_size = 4
+train_cfg = dict(max_epochs=3, val_interval=10)
+default_hooks = dict(checkpoint=dict(max_keep_ckpts=1))
+"""
+# Kills itself when the n-th file has been written and not yet put in its place.
+KILLED = """
+import os, runpy, signal, sys
+import mmpelk.checkpoints.saving as saving
+
+sync, calls = os.fsync, []
+def fsync(file):
+    sync(file)
+    calls.append(file)
+    if len(calls) == {count}:
+        os.kill(os.getpid(), signal.SIGKILL)
+saving.os.fsync = fsync
+sys.argv = ['train.py', 'small.py', '--work-dir', '{work_dir}']
+runpy.run_path('{tool}', run_name='__main__')
+"""
+
+
+class RunsCode:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.fixture(scope='module')
+def home(tmp_path_factory):
+    home = tmp_path_factory.mktemp('safety')
+    make_digits(home / 'data/digits', size=32, copies=1)
+    (home / 'small.py').write_text(CONFIG)
+    return home
+
+
+@pytest.mark.parametrize(
+    'tool, arguments',
+    [
+        ('train.py', ['small.py', '--resume', '{path}']),
+        ('train.py', ['small.py', '--resume', '--work-dir', '{folder}']),
+        ('train.py', ['small.py', '--cfg-options', 'load_from={path}']),
+        ('train.py', ['small.py', '--pretrained', '{path}']),
+        (
+            'train.py',
+            ['small.py', '--cfg-options', 'model.init_cfg.type=Pretrained', 'model.init_cfg.checkpoint={path}'],
+        ),
+        ('test.py', ['small.py', '{path}']),
+        ('image_demo.py', ['small.py', '{path}', 'data/digits/val/3/3_0000.jpg']),
+        ('convert_checkpoint.py', ['small.py', '{path}', 'out.pth']),
+        ('resize_checkpoint.py', ['{path}', 'out.pth', '--kernel-sizes', '51', '49', '47', '13']),
+    ],
+    ids=lambda value: value if isinstance(value, str) else '-'.join(value[1:3]),
+)
+def test_code_in_a_checkpoint_is_refused_and_does_not_run(home, tmp_path, fail_tool, tool, arguments):
+    path = tmp_path / 'hostile.pth'
+    torch.save(dict(state_dict={}, meta={}, extra=RunsCode(tmp_path / 'made')), path)
+    (tmp_path / 'last_checkpoint').write_text(str(path))
+    message = fail_tool(tool, *[argument.format(path=path, folder=tmp_path) for argument in arguments], cwd=home)
+    assert f'checkpoint {path} cannot be loaded safely: ' in message and 'mkdir' in message
+    assert not (tmp_path / 'made').exists() and not (home / 'out.pth').exists()
+
+
+@pytest.mark.parametrize('url', ['https://nowhere.invalid/a.pth', 'torchvision://resnet50', 'open-mmlab://resnet50'])
+def test_urls_do_not_lead_around(home, url, tmp_path, monkeypatch):
+    from mmengine.runner import load_checkpoint
+
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    with pytest.raises(ValueError, match='cannot be (downloaded|loaded safely)'):
+        load_checkpoint(torch.nn.Linear(1, 1), url)
+
+
+def test_a_downloaded_checkpoint_is_read_safely(tmp_path, monkeypatch):
+    """Over a real HTTP server."""
+    import functools
+    import http.server
+    import threading
+
+    from mmengine.runner import load_checkpoint
+
+    model = torch.nn.Linear(1, 1)
+    torch.save(model.state_dict(), tmp_path / 'good.pth')
+    torch.save(dict(extra=RunsCode(tmp_path / 'made')), tmp_path / 'bad.pth')
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'cache'))
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f'http://127.0.0.1:{server.server_port}'
+        other = torch.nn.Linear(1, 1)
+        load_checkpoint(other, f'{address}/good.pth')
+        assert torch.equal(other.weight, model.weight)
+        with pytest.raises(ValueError, match='bad.pth cannot be loaded safely'):
+            load_checkpoint(other, f'{address}/bad.pth')
+        server.shutdown()
+    assert not (tmp_path / 'made').exists()
+
+
+@pytest.mark.parametrize('count', [3, 4], ids=['amid the checkpoint', 'before last_checkpoint'])
+def test_killed_amid_a_save(home, run_tool, count):
+    """Files are synced in this order: epoch_1.pth, last_checkpoint, epoch_2.pth, last_checkpoint. One checkpoint is kept."""
+    work_dir = home / f'killed{count}'
+    script = KILLED.format(count=count, work_dir=work_dir, tool=TOOLS / 'train.py')
+    result = subprocess.run([sys.executable, '-c', script], cwd=home, env=tool_env(), capture_output=True, text=True)
+    assert result.returncode == -signal.SIGKILL, result.stderr[-3000:]
+    latest = find_latest_checkpoint(str(work_dir))
+    assert latest == str(work_dir / 'epoch_1.pth') and 'optimizer' in read_checkpoint(latest)
+    assert (work_dir / 'epoch_2.pth').exists() == (count == 4)
+    assert len(list(work_dir.glob('.*.unfinished'))) == 1
+    if count == 3:
+        output = run_tool('train.py', 'small.py', '--work-dir', work_dir, '--resume', cwd=home)
+        assert 'resumed epoch: 1' in output
+        assert [path.name for path in work_dir.glob('*.pth')] == ['epoch_3.pth']
+        assert (work_dir / 'last_checkpoint').read_text() == str(work_dir / 'epoch_3.pth')
+        assert not list(work_dir.glob('.*.unfinished'))

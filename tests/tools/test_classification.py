@@ -1,0 +1,228 @@
+"""Pre-training and transfer through the command line."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import CONFIGS, ROOT, TOOLS, tool_env
+
+from mmpelk.datasets import make_digits
+
+DEMO = CONFIGS / 'demo/pelk_atto_digits_cls.py'
+SMALL_ARCH = 'arch=dict(_delete_=True, depths=(1, 1, 1, 1), channels=(64, 16, 16, 16))'
+# Nothing is drawn at random but by the seeds, so that runs can be compared bit for bit.
+SMALL = f"""
+_base_ = '{DEMO}'
+model = dict(backbone=dict({SMALL_ARCH}), head=dict(in_channels=20))
+train_dataloader = dict(
+    batch_size=4, num_workers=0, persistent_workers=False, dataset=dict(indices=32, pipeline=_base_.test_pipeline))
+val_dataloader = test_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(indices=16))
+total_batch_size = 8
+train_cfg = dict(max_epochs=3, val_interval=3)
+custom_hooks = [
+    dict(type='EMAHook', momentum=0.02, priority='ABOVE_NORMAL'),
+    dict(type='DynamicSparsityHook', sparsity=0.4, interval=1, rate=0.3),
+]
+default_hooks = dict(checkpoint=dict(max_keep_ckpts=-1), logger=dict(interval=4))
+"""
+DUMP = """
+import torch
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+
+@HOOKS.register_module()
+class DumpMasks(Hook):
+    priority = 'VERY_LOW'
+
+    def after_train(self, runner):
+        hook = next(hook for hook in runner.hooks if hasattr(hook, 'masks'))
+        torch.save(dict(masks=hook.masks, weights=dict(runner.model.module.state_dict())), f'{runner.work_dir}/rank{get_rank()}.pth')
+"""
+
+
+@pytest.fixture(scope='module')
+def home(tmp_path_factory):
+    home = tmp_path_factory.mktemp('cls')
+    make_digits(home / 'data/digits', size=32, copies=1)
+    (home / 'small.py').write_text(SMALL)
+    return home
+
+
+@pytest.fixture(scope='module')
+def trained(home):
+    command = [sys.executable, str(TOOLS / 'train.py'), 'small.py', '--work-dir', 'work']
+    result = subprocess.run(command, cwd=home, env=tool_env(), capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
+    (home / 'log').write_text(result.stdout + result.stderr)
+    return home / 'work'
+
+
+def load(path):
+    return torch.load(path, weights_only=True)
+
+
+def top1(output):
+    return float(re.findall(r'accuracy/top1: ([\d.]+)', output)[-1])
+
+
+def test_train_and_test(home, trained, run_tool):
+    log = (home / 'log').read_text()
+    assert 'batch 8 = 1 processes x 4 images x 2 iterations of accumulated gradients' in log
+    assert log.count('masked weights changed') == 3 * 4 - 1  # 8 iterations an epoch are 4 steps
+    assert re.search(r'DynamicSparsityHook: trained with 0\.(60|599)\d+ of the weights kept, 0\.(60|59)', log)
+    assert 'accuracy/top5' in log
+    tested = run_tool('test.py', 'small.py', trained / 'epoch_3.pth', '--work-dir', 'tested', cwd=home)
+    assert top1(tested) == top1(log)
+    images = sorted((home / 'data/digits/val').glob('*/*_0000.jpg'))[:2]
+    run_tool('image_demo.py', 'small.py', trained / 'epoch_3.pth', *images, '--out-dir', 'classes', cwd=home)
+    assert len(list((home / 'classes').iterdir())) == 2
+    run_tool('plot_training.py', trained, cwd=home)
+    checkpoint = load(trained / 'epoch_3.pth')
+    for name, mask in checkpoint['sparsity']['masks'].items():
+        assert not checkpoint['state_dict'][name][~mask].any()
+        assert not checkpoint['ema_state_dict'][f'module.{name}'][~mask].any()
+        assert all(
+            not state['exp_avg'][~mask].any() for state in checkpoint['optimizer']['state'].values() if state['exp_avg'] is mask
+        )
+
+
+def test_killed_and_resumed_the_masks_are_the_same_bit_for_bit(home, trained, run_tool):
+    command = [sys.executable, str(TOOLS / 'train.py'), 'small.py', '--work-dir', 'killed']
+    process = subprocess.Popen(
+        command, cwd=home, env=tool_env(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    while not (home / 'killed/last_checkpoint').exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (home / 'killed/epoch_3.pth').exists()
+    run_tool('train.py', 'small.py', '--work-dir', 'killed', '--resume', cwd=home)
+    straight, resumed = (load(folder / 'epoch_3.pth') for folder in (trained, home / 'killed'))
+    assert straight['sparsity']['steps'] == resumed['sparsity']['steps'] == 12
+    for part in ('state_dict', 'ema_state_dict'):
+        for name, value in straight[part].items():
+            assert torch.equal(value, resumed[part][name]), name
+    for name, mask in straight['sparsity']['masks'].items():
+        assert torch.equal(mask, resumed['sparsity']['masks'][name]), name
+
+
+def test_two_ranks_have_the_same_masks(home):
+    (home / 'dump.py').write_text(DUMP)
+    (home / 'ranks.py').write_text(
+        "_base_ = 'small.py'\ncustom_imports = dict(imports=['mmpelk', 'dump'])\n"
+        "custom_hooks = [*_base_.custom_hooks, dict(type='DumpMasks')]\n"
+        'train_dataloader = dict(dataset=dict(pipeline=_base_._base_.train_pipeline))\n'.replace('_base_._base_', '_base_')
+    )
+    command = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port=0', '--standalone']
+    command += [str(TOOLS / 'train.py'), 'ranks.py', '--work-dir', 'ranks', '--launcher', 'pytorch']
+    command += ['--cfg-options', 'train_cfg.max_epochs=1', 'total_batch_size=8']
+    env = {**tool_env(), 'OMP_NUM_THREADS': '1', 'PYTHONPATH': f'{ROOT}:{home}'}
+    result = subprocess.run(command, cwd=home, env=env, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert 'batch 8 = 2 processes x 4 images x 1 iterations' in result.stdout + result.stderr
+    first, second = (load(home / f'ranks/rank{rank}.pth') for rank in (0, 1))
+    assert first['masks'].keys() == second['masks'].keys()
+    for name, mask in first['masks'].items():
+        assert torch.equal(mask, second['masks'][name]), name
+        assert torch.equal(first['weights'][name], second['weights'][name]), name
+
+
+def test_transfer_keeps_the_zeros(home, trained, digit_scenes, run_tool):
+    """The classifier's backbone in UperNet, by init_cfg, with the fixed mask; and with larger kernels."""
+    (home / 'data/digit_scenes').symlink_to(digit_scenes / 'data/digit_scenes')
+    (home / 'seg.py').write_text(
+        f"_base_ = '{CONFIGS}/demo/upernet_pelk_atto_digits.py'\n"
+        f'model = dict(backbone=dict({SMALL_ARCH}),\n'
+        '             decode_head=dict(in_channels=[83, 20, 20, 20]), auxiliary_head=dict(in_channels=20))\n'
+        'train_dataloader = dict(batch_size=2, num_workers=0, persistent_workers=False)\n'
+        'val_dataloader = test_dataloader = dict(num_workers=0, persistent_workers=False)\n'
+        'train_cfg = dict(max_iters=2, val_interval=2)\n'
+        'default_hooks = dict(checkpoint=dict(interval=2))\n'
+    )
+    start = load(trained / 'epoch_3.pth')['state_dict']
+    output = run_tool('train.py', 'seg.py', '--work-dir', 'seg', '--pretrained', trained / 'epoch_3.pth', cwd=home)
+    kept = re.search(r'FixedSparsityHook: trained with (0\.\d+) of the weights kept, (0\.\d+) are not zero', output)
+    sparse = [value for name, value in start.items() if name.startswith('backbone.') and value.ndim in (2, 4)]
+    expected = sum(int(value.count_nonzero()) for value in sparse) / sum(value.numel() for value in sparse)
+    assert 0.55 < expected < 0.65 and abs(float(kept[1]) - expected) < 0.002 and abs(float(kept[2]) - expected) < 0.002
+    after = load(home / 'seg/iter_2.pth')
+    name = 'backbone.stages.3.0.pointwise_conv1.weight'
+    assert torch.equal(after['state_dict'][name] == 0, start[name] == 0)
+    assert not torch.equal(after['state_dict'][name], start[name])
+
+    larger = ['model.backbone.kernel_sizes=[101,69,67,13]', 'model.backbone.center_size=7', 'model.backbone.resize_mode=stretch']
+    output = run_tool(
+        'train.py', 'seg.py', '--work-dir', 'larger', '--pretrained', trained / 'epoch_3.pth', '--cfg-options', *larger, cwd=home
+    )
+    assert 'stage 1: kernels 51x51 (half grid [9, 8, 4, 2, 1, 1, 1]) resized to 101x101' in output and "mode 'stretch'" in output
+
+
+def test_wrong_input(home, trained, fail_tool):
+    checkpoint = str(trained / 'epoch_3.pth')
+    message = fail_tool('train.py', 'small.py', '--cfg-options', 'total_batch_size=6', cwd=home)
+    assert 'total_batch_size=6 is no multiple of 1 processes x batch size 4' in message
+    options = ['--cfg-options', 'custom_hooks.1.sparsity=1.5']
+    assert 'sparsity must lie in [0, 1), got 1.5' in fail_tool('train.py', 'small.py', *options, cwd=home)
+    options = ['--cfg-options', 'train_dataloader.dataset.data_prefix=none']
+    assert 'data folder data/digits/none does not exist' in fail_tool('train.py', 'small.py', *options, cwd=home)
+
+    broken = load(checkpoint)
+    masks = broken['sparsity']['masks']
+    masks['head.fc.weight'] = torch.ones(3, 3, dtype=torch.bool)
+    torch.save(broken, home / 'broken.pth')
+    message = fail_tool('train.py', 'small.py', '--resume', 'broken.pth', cwd=home)
+    assert "broken.pth: sparsity mask 'head.fc.weight' is torch.bool (3, 3)" in message
+    del broken['sparsity']
+    torch.save(broken, home / 'broken.pth')
+    assert "broken.pth has no 'sparsity' masks" in fail_tool('train.py', 'small.py', '--resume', 'broken.pth', cwd=home)
+    larger = ['--cfg-options', 'model.backbone.kernel_sizes=[53,49,47,13]']
+    message = fail_tool('train.py', 'small.py', '--resume', checkpoint, *larger, cwd=home)
+    assert 'was trained with other kernels (stage 1: kernels 51x51' in message
+    init = ['--cfg-options', 'model.backbone.init_cfg.type=Pretrained', f'model.backbone.init_cfg.checkpoint={checkpoint}']
+    message = fail_tool('train.py', 'small.py', *init, 'model.backbone.init_cfg.prefix=neck.', cwd=home)
+    assert "epoch_3.pth has no weights under prefix 'neck.': its names begin with backbone., head." in message
+    init += ['model.backbone.init_cfg.prefix=backbone.', 'model.backbone.small_kernel=3']
+    message = fail_tool('train.py', 'small.py', *init, cwd=home)
+    assert 'small.weight is (31, 1, 5, 5), the model needs (31, 1, 3, 3)' in message
+
+
+def test_converting_and_resizing(home, trained, run_tool, fail_tool, tmp_path):
+    """The tools on files, and what they print."""
+    from safetensors.torch import save_file
+
+    weights = load(trained / 'epoch_3.pth')['state_dict']
+    save_file({name: value.contiguous() for name, value in weights.items()}, tmp_path / 'plain.safetensors')
+    printed = run_tool('convert_checkpoint.py', 'small.py', tmp_path / 'plain.safetensors', tmp_path / 'again.pth', cwd=home)
+    assert re.search(r'head\.fc\.weight +head\.fc\.weight +1  loaded', printed) and '100% of the backbone' in printed
+    again = load(tmp_path / 'again.pth')['state_dict']
+    assert again.keys() == weights.keys() and all(torch.equal(again[name], weights[name]) for name in weights)
+
+    sizes = ['--kernel-sizes', 101, 69, 67, 13]
+    printed = run_tool('resize_checkpoint.py', trained / 'epoch_3.pth', tmp_path / 'out.pth', *sizes, '--outward', cwd=home)
+    assert 'backbone.stages.0.*: kernels 51x51 resized to 101x101, half grid [9, 8, 4, 2, 1, 1, 1] to [25, 9, 8,' in printed
+    grids = 'model.backbone.sharing_grids=[[25,9,8,4,2,1,1,1],[10,8,8,4,2,1,1,1],[10,15,4,2,1,1,1],[2,2,1,1,1]]'
+    tested = [
+        run_tool('test.py', 'small.py', path, '--work-dir', 'resized', *options, cwd=home)
+        for path, options in ((trained / 'epoch_3.pth', []), (tmp_path / 'out.pth', ['--cfg-options', grids]))
+    ]
+    assert top1(tested[0]) == top1(tested[1])
+
+    torch.save({'layer1.weight': torch.zeros(3, 3)}, tmp_path / 'other.pth')
+    message = fail_tool('convert_checkpoint.py', 'small.py', tmp_path / 'other.pth', tmp_path / 'no.pth', cwd=home)
+    assert 'other.pth fits 0% of the backbone' in message
+    message = fail_tool('resize_checkpoint.py', tmp_path / 'other.pth', tmp_path / 'no.pth', *sizes, cwd=home)
+    assert 'other.pth: no kernels of a PeLK' in message
+    message = fail_tool('resize_checkpoint.py', trained / 'epoch_3.pth', tmp_path / 'no.pth', *sizes[:-1], 12, cwd=home)
+    assert 'kernel_size must be a positive odd integer, got 12' in message
+    (tmp_path / 'cut.safetensors').write_bytes((tmp_path / 'plain.safetensors').read_bytes()[:500])
+    message = fail_tool('convert_checkpoint.py', 'small.py', tmp_path / 'cut.safetensors', tmp_path / 'no.pth', cwd=home)
+    assert 'cut.safetensors is truncated' in message
+    assert not (tmp_path / 'no.pth').exists()
