@@ -152,7 +152,7 @@ def test_transfer_keeps_the_zeros(home, trained, digit_scenes, run_tool):
     kept = re.search(r'FixedSparsityHook: trained with (0\.\d+) of the weights kept, (0\.\d+) are not zero', output)
     sparse = [value for name, value in start.items() if name.startswith('backbone.') and value.ndim in (2, 4)]
     expected = sum(int(value.count_nonzero()) for value in sparse) / sum(value.numel() for value in sparse)
-    assert 0.595 < expected < 0.605 and abs(float(kept[1]) - expected) < 0.002 and abs(float(kept[2]) - expected) < 0.002
+    assert 0.59 < expected < 0.605 and abs(float(kept[1]) - expected) < 0.002 and abs(float(kept[2]) - expected) < 0.002
     after = load(home / 'seg/iter_2.pth')
     name = 'backbone.stages.3.0.pointwise_conv1.weight'
     assert torch.equal(after['state_dict'][name] == 0, start[name] == 0)
