@@ -22,6 +22,9 @@ def test_model_builds_and_its_channels_agree(path):
         assert list(backbone.channels) == list(cfg.model.decode_head.in_channels)
         assert cfg.model.auxiliary_head.in_channels == backbone.channels[2]
         assert cfg.model.decode_head.num_classes == cfg.model.auxiliary_head.num_classes == cfg.num_classes
+    elif cfg.default_scope == 'mmpretrain':
+        assert backbone.channels[-1] == cfg.model.head.in_channels and backbone.out_indices == (3,)
+        assert cfg.model.head.num_classes == cfg.model.data_preprocessor.num_classes
     else:
         assert list(backbone.channels) == list(cfg.model.neck.in_channels)
     assert cfg.model.backbone.get('init_cfg') is None  # from scratch unless --pretrained names a checkpoint
@@ -29,7 +32,7 @@ def test_model_builds_and_its_channels_agree(path):
 
 @pytest.mark.parametrize('path', sorted((CONFIGS / '_base_/models').glob('*.py')), ids=lambda path: path.stem)
 def test_each_model_base_builds_alone(path):
-    init_default_scope('mmdet' if 'rcnn' in path.stem else 'mmseg')
+    init_default_scope('mmdet' if 'rcnn' in path.stem else 'mmpretrain' if 'cls' in path.stem else 'mmseg')
     MODELS.build(Config.fromfile(path).model)
 
 
@@ -51,6 +54,47 @@ def test_the_ade20k_recipe_of_the_paper(name):
 
 def kernel_options(cfg):
     return {key: value for key, value in cfg.model.backbone.items() if key in ('kernel_sizes', 'center_size')}
+
+
+@pytest.mark.parametrize('epochs', [300, 120])
+@pytest.mark.parametrize('name', ['t', 's', 'b', 'b_384', 'b101_384'])
+def test_the_imagenet_recipe_of_the_paper(name, epochs):
+    suffix = '' if epochs == 300 else '_120e'
+    size = '_384' if '384' in name else ''
+    cfg = Config.fromfile(CONFIGS / f'pelk_{name.removesuffix("_384")}_in1k{size}{suffix}.py')
+    backbone = cfg.model.backbone
+    assert backbone.drop_path_rate == dict(t=0.1, s=0.4).get(name, 0.5) and 'layer_scale_init_value' not in backbone  # 1e-6
+    assert backbone.arch == dict(t='tiny', s='small').get(name, 'base')
+    assert backbone.get('kernel_sizes') == ((101, 69, 67, 13) if '101' in name else None)
+    assert cfg.model.head.loss.label_smooth_val == 0.1
+    assert [(a.type, a.alpha) for a in cfg.model.train_cfg.augments] == [('Mixup', 0.8), ('CutMix', 1.0)]
+    steps = {step.type: step for step in cfg.train_dataloader.dataset.pipeline}
+    assert steps['RandomResizedCrop'].scale == (384 if size else 224)
+    randaugment = steps['RandAugment']
+    assert (randaugment.policies, randaugment.magnitude_level, randaugment.magnitude_std) == ('timm_increasing', 9, 0.5)
+    assert steps['RandomErasing'].erase_prob == 0.25
+    optimizer = cfg.optim_wrapper.optimizer
+    assert (optimizer.type, optimizer.lr, optimizer.weight_decay) == ('AdamW', 4e-3, 0.05)
+    assert cfg.total_batch_size == 4096 and 4096 % (8 * cfg.train_dataloader.batch_size) == 0
+    warm_up, cosine = cfg.param_scheduler
+    assert warm_up.end == cosine.begin == 20 and cosine.end == cfg.train_cfg.max_epochs == epochs and cosine.eta_min == 1e-6
+    ema, sparsity = cfg.custom_hooks
+    assert (ema.type, ema.momentum) == ('EMAHook', 1e-4)
+    assert (sparsity.interval, sparsity.rate) == ((2000, 0.5) if name == 't' else (100, 0.3)) and sparsity.sparsity == 0.4
+    assert cfg.val_evaluator.topk == (1, 5)
+
+
+def test_imagenet_spares_biases_norms_and_h_weight_decay():
+    from mmengine.optim import build_optim_wrapper
+
+    cfg = Config.fromfile(CONFIGS / 'pelk_t_in1k.py')
+    init_default_scope('mmpretrain')
+    model = MODELS.build(cfg.model)
+    settings = dict(optimizer=cfg.optim_wrapper.optimizer, paramwise_cfg=cfg.optim_wrapper.paramwise_cfg)
+    optimizer = build_optim_wrapper(model, settings).optimizer
+    decay = {id(p): group['weight_decay'] for group in optimizer.param_groups for p in group['params']}
+    for name, parameter in model.named_parameters():
+        assert decay[id(parameter)] == (0.05 if parameter.ndim in (2, 4) else 0), name
 
 
 def test_layer_decay_puts_pelk_into_convnexts_groups():
