@@ -1,0 +1,1 @@
+"""The paper's evidence, computed: complexity, receptive fields, throughput."""
