@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / 'configs'
 TOOLS = ROOT / 'tools'
+COCO_ID_GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +32,50 @@ def digit_scenes(tmp_path_factory) -> Path:
 
     home = tmp_path_factory.mktemp('digits')
     make_digit_scenes(home / 'data/digit_scenes', 16, 4)
+    return home
+
+
+@pytest.fixture(scope='session')
+def coco(tmp_path_factory):
+    """A folder with data/coco: 80 categories with COCO's gaps in the ids, a crowd, an image without annotations. The images are
+    long and narrow, so that COCO's sizes stay small."""
+    from mmdet.datasets import CocoDataset
+
+    home = tmp_path_factory.mktemp('coco')
+    (home / 'data/coco/annotations').mkdir(parents=True)
+    ids = [i for i in range(1, 91) if i not in COCO_ID_GAPS]
+    categories = [dict(id=i, name=name) for i, name in zip(ids, CocoDataset.METAINFO['classes'])]
+    for split, count in (('train2017', 3), ('val2017', 2)):
+        (home / 'data/coco' / split).mkdir()
+        images, annotations = [], []
+        for index in range(count):
+            image = np.random.default_rng(index).integers(0, 60, (40, 400, 3), dtype=np.uint8)
+            images.append(dict(id=100 + index, file_name=f'{index:012d}.jpg', height=40, width=400))
+            for left in (20, 150, 280) if index < count - 1 or split == 'val2017' else ():  # the last training image stays empty
+                image[5:35, left : left + 60] = 220
+                polygon = [left, 5, left + 60, 5, left + 60, 35, left, 35]
+                common = dict(id=len(annotations) + 1, image_id=100 + index, area=1800, bbox=[left, 5, 60, 30])
+                crowd = left == 280
+                mask = dict(size=[40, 400], counts=[left * 40, 60 * 40, (340 - left) * 40]) if crowd else [polygon]
+                annotations.append(dict(common, category_id=90 if crowd else 13, iscrowd=int(crowd), segmentation=mask))
+            cv2.imwrite(str(home / 'data/coco' / split / images[-1]['file_name']), image)
+        text = json.dumps(dict(images=images, annotations=annotations, categories=categories))
+        (home / f'data/coco/annotations/instances_{split}.json').write_text(text)
+    return home
+
+
+@pytest.fixture(scope='session')
+def imagenet(tmp_path_factory) -> Path:
+    """A folder with data/imagenet in the flat layout: 4 training and 2 validation images."""
+    home = tmp_path_factory.mktemp('imagenet')
+    for split, count in (('train', 4), ('val', 2)):
+        (home / 'data/imagenet' / split).mkdir(parents=True)
+        (home / 'data/imagenet/meta').mkdir(exist_ok=True)
+        for index in range(count):
+            image = np.random.default_rng(index).integers(0, 255, (250, 300 - index, 3), dtype=np.uint8)
+            cv2.imwrite(str(home / f'data/imagenet/{split}/{index}.JPEG'), image)
+        lines = [f'{index}.JPEG {100 * index}' for index in range(count)]
+        (home / f'data/imagenet/meta/{split}.txt').write_text('\n'.join(lines))
     return home
 
 

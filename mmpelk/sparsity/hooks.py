@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from mmpelk.errors import InputError
 
 from .densities import ALLOCATIONS, erk_counts, snip_counts, uniform_counts
-from .masks import cell_areas, mask_of_zeros, prune_and_grow, random_mask, sparse_weights
+from .masks import mask_of_zeros, prune_and_grow, random_mask, shared_kernels, sparse_weights
 
 # SNIP's batch goes through the model in parts of this size, to need no more memory than training in half precision does.
 SNIP_PART = 16
@@ -171,11 +171,8 @@ class DynamicSparsityHook(SparsityHook):
     """Sparse from the start, with masks that move (SLaK, as PeLK trains on ImageNet).
 
     Every 2-D and 4-D weight is masked at random, at a density for its layer. Every ``interval`` steps of the optimizer, each layer
-    drops the fraction p of its weights that matter least and grows as many at random, from 0. p goes down from ``rate`` to
+    drops the fraction p of its smallest weights and grows as many at random, from 0. p goes down from ``rate`` to
     ``final_rate`` over the run by a half cosine.
-
-    In a kernel that a sharing grid spreads, a weight acts on as many taps as its cell is large. It is pruned by its magnitude times that
-    area: by the bare magnitude, the periphery would be emptied first.
 
     Args:
         sparsity (float): Share of the weights that are zero, in [0, 1). Defaults to 0.4.
@@ -184,7 +181,6 @@ class DynamicSparsityHook(SparsityHook):
         interval (int): Steps of the optimizer between changes; the paper takes 2000 for T, 100 for S and B. Defaults to 2000.
         rate (float): p at the start; 0.5 for T, 0.3 for S and B in the paper. Defaults to 0.5.
         final_rate (float): p at the end. Defaults to 0.005.
-        weigh_cells (bool): Weigh magnitudes by the cells' areas; False for the bare magnitude. Defaults to True.
         seed (int): Of everything drawn at random. Defaults to 0.
         prefix (str): Only parameters whose name begins so are masked; '' for all. Defaults to ''.
 
@@ -199,7 +195,6 @@ class DynamicSparsityHook(SparsityHook):
         interval=2000,
         rate=0.5,
         final_rate=0.005,
-        weigh_cells=True,
         seed=0,
         prefix='',
     ):
@@ -217,21 +212,13 @@ class DynamicSparsityHook(SparsityHook):
         self.interval = interval
         self.rate = rate
         self.final_rate = final_rate
-        self.weigh_cells = weigh_cells
         self.seed = seed
-        self._areas: dict[str, Tensor] = {}
         self._total_steps = 0
 
     def before_train(self, runner: Runner) -> None:
         """See :meth:`SparsityHook.before_train`."""
         super().before_train(runner)
         self._total_steps = math.ceil(runner.max_iters / runner.optim_wrapper._accumulative_counts)
-        if self.weigh_cells:
-            self._areas = {
-                name: area.to(self._weights[name])
-                for name, area in cell_areas(_unwrapped(runner.model)).items()
-                if name in self.masks
-            }
 
     def initial_masks(self, runner: Runner, model: nn.Module) -> dict[str, Tensor]:
         """Random masks at the densities that ``allocation`` gives."""
@@ -277,11 +264,8 @@ class DynamicSparsityHook(SparsityHook):
         rate = self.current_rate()
         changed = 0
         for name, mask in self.masks.items():
-            importance = self._weights[name].detach().abs()
-            if name in self._areas:
-                importance = importance * self._areas[name]
             generator = self._generator(self.steps, name, mask.device)
-            grown, count = prune_and_grow(importance, mask, rate, generator)
+            grown, count = prune_and_grow(self._weights[name].detach(), mask, rate, generator)
             broadcast(grown)
             self.masks[name] = grown
             changed += count
@@ -321,7 +305,7 @@ class FixedSparsityHook(SparsityHook):
 
     def initial_masks(self, runner: Runner, model: nn.Module) -> dict[str, Tensor]:
         """Masks of the loaded weights' zeros."""
-        masks = mask_of_zeros(self._weights, cell_areas(model))
+        masks = mask_of_zeros(self._weights, shared_kernels(model))
         if not masks:
             runner.logger.info(f'FixedSparsityHook: no weight under {self.prefix!r} is sparse, all are trained')
         return masks

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +21,9 @@ def sparse_weights(model: nn.Module, prefix: str = '') -> dict[str, nn.Parameter
     }
 
 
-def cell_areas(model: nn.Module) -> dict[str, Tensor]:
-    """For each weight that a sharing grid spreads, by name: the areas of its cells, (k', k')."""
-    grids = {f'{name}.weight': getattr(module, 'grid', None) for name, module in model.named_modules()}
-    return {name: grid.areas() for name, grid in grids.items() if isinstance(grid, SharingGrid)}
+def shared_kernels(model: nn.Module) -> set[str]:
+    """The names of the weights that a sharing grid spreads."""
+    return {f'{name}.weight' for name, module in model.named_modules() if isinstance(getattr(module, 'grid', None), SharingGrid)}
 
 
 def random_mask(weight: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -35,11 +34,11 @@ def random_mask(weight: Tensor, count: int, generator: torch.Generator) -> Tenso
     return mask.view_as(weight)
 
 
-def prune_and_grow(importance: Tensor, mask: Tensor, rate: float, generator: torch.Generator) -> tuple[Tensor, int]:
-    """Drop the least important weights of a layer and take in as many others at random.
+def prune_and_grow(weight: Tensor, mask: Tensor, rate: float, generator: torch.Generator) -> tuple[Tensor, int]:
+    """Drop the smallest weights of a layer, by magnitude, and take in as many others at random.
 
     Args:
-        importance: Of each weight; only those in the mask count.
+        weight: The layer's weight.
         mask: Boolean, of the same shape.
         rate: Share of the mask's weights to drop.
         generator: Draws what grows, among all that is out of the mask after the dropping.
@@ -51,14 +50,14 @@ def prune_and_grow(importance: Tensor, mask: Tensor, rate: float, generator: tor
     if dropped == 0 or mask.all():
         return mask, 0
     flat = mask.flatten().clone()
-    flat[importance.flatten().masked_fill(~flat, torch.inf).topk(dropped, largest=False, sorted=False).indices] = False
+    flat[weight.abs().flatten().masked_fill(~flat, torch.inf).topk(dropped, largest=False, sorted=False).indices] = False
     lots = torch.rand(flat.numel(), generator=generator, device=generator.device).to(flat.device).masked_fill(flat, -1.0)
     flat[lots.topk(dropped, sorted=False).indices] = True
     grown = flat.view_as(mask)
     return grown, int((grown & ~mask).sum())
 
 
-def mask_of_zeros(weights: Mapping[str, Tensor], areas: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def mask_of_zeros(weights: Mapping[str, Tensor], shared: Collection[str]) -> dict[str, Tensor]:
     """The masks that trained weights were pruned by, read off their zeros.
 
     A cell of a shared kernel that is zero in every channel was not pruned but lies beyond the kernel that was loaded
@@ -66,7 +65,7 @@ def mask_of_zeros(weights: Mapping[str, Tensor], areas: Mapping[str, Tensor]) ->
 
     Args:
         weights: By name.
-        areas: From :func:`cell_areas`; tells which weights are shared kernels.
+        shared: From :func:`shared_kernels`.
 
     Returns:
         Boolean masks by name; without the layers that are dense, or zero altogether.
@@ -74,7 +73,7 @@ def mask_of_zeros(weights: Mapping[str, Tensor], areas: Mapping[str, Tensor]) ->
     masks = {}
     for name, weight in weights.items():
         mask = weight != 0
-        if name in areas:
+        if name in shared:
             mask = mask | ~mask.any(0, keepdim=True)
         if mask.any() and mask.float().mean() < LEFT_DENSE:
             masks[name] = mask

@@ -6,7 +6,7 @@ from torch import nn
 
 from mmpelk.models import PeLK
 from mmpelk.sparsity import mask_of_zeros, prune_and_grow, random_mask, sparse_weights
-from mmpelk.sparsity.masks import cell_areas
+from mmpelk.sparsity.masks import shared_kernels
 
 SMALL = dict(arch=dict(depths=(1, 1, 1, 1), channels=(16, 16, 16, 16)))
 
@@ -24,10 +24,8 @@ def test_which_weights_count():
     assert not any('pos_embed' in name or name.endswith('bias') or 'gamma' in name for name in names)  # h is 3-D
     assert not any('stages.0.' in name for name in names)  # frozen
     assert set(sparse_weights(model, 'head.')) == {'head.weight'}
-    areas = cell_areas(model)
-    assert {tuple(area.shape) for area in areas.values()} == {(13, 13), (11, 11), (9, 9)} and set(areas) > {
-        'backbone.stages.1.0.token_mixer.large.weight'
-    }
+    kernels = shared_kernels(model)
+    assert len(kernels) == 4 and 'backbone.stages.1.0.token_mixer.large.weight' in kernels
 
 
 @settings(deadline=None)
@@ -46,7 +44,7 @@ def test_pruning_and_growing_by_definition(rows, columns, rate, data):
     count = data.draw(st.integers(0, rows * columns))
     weight = torch.randn(rows, columns, generator=generator(count))
     mask = random_mask(weight, count, generator())
-    new, changed = prune_and_grow(weight.abs(), mask, rate, generator(1))
+    new, changed = prune_and_grow(weight, mask, rate, generator(1))
     assert new.sum() == count and changed == (new & ~mask).sum() == (mask & ~new).sum()
     dropped = round(rate * count)
     assert changed <= dropped
@@ -70,7 +68,7 @@ def test_what_grows_is_drawn_evenly():
 def test_masks_are_read_off_zeros():
     weights = dict(sparse=torch.tensor([[0.0, 1.0], [2.0, 0.0]]), dense=torch.ones(20, 20), empty=torch.zeros(3, 3))
     weights['dense'][0, 0] = 0  # a weight may be zero by chance
-    masks = mask_of_zeros(weights, {})
+    masks = mask_of_zeros(weights, set())
     assert set(masks) == {'sparse'} and masks['sparse'].tolist() == [[False, True], [True, False]]
 
 
@@ -80,9 +78,9 @@ def test_cells_beyond_a_kernel_that_was_extended_stay_free():
     with torch.no_grad():
         for weight in sparse_weights(model).values():
             weight.mul_(random_mask(weight, round(0.6 * weight.numel()), generator()))
-    before = mask_of_zeros(sparse_weights(model), cell_areas(model))[name]
+    before = mask_of_zeros(sparse_weights(model), shared_kernels(model))[name]
     model.resize_kernels(sharing_grids=[grid.extended(k).half for grid, k in zip(model.grids, (101, 69, 67, 13))])
-    after = mask_of_zeros(sparse_weights(model), cell_areas(model))[name]
+    after = mask_of_zeros(sparse_weights(model), shared_kernels(model))[name]
     margin = (after.shape[-1] - 13) // 2
     assert margin == 1 and torch.equal(after[..., 1:-1, 1:-1], before)
     after[..., 1:-1, 1:-1] = True

@@ -7,8 +7,6 @@ import subprocess
 import sys
 import time
 
-import cv2
-import numpy as np
 import pytest
 import torch
 from conftest import CONFIGS, ROOT, TOOLS, tool_env
@@ -116,22 +114,14 @@ def test_killed_and_resumed_the_masks_are_the_same_bit_for_bit(home, trained, ru
         assert torch.equal(mask, resumed['sparsity']['masks'][name]), name
 
 
-def test_imagenet_config_trains_and_tests(tmp_path, run_tool):
-    """The PeLK-T config at 224 px, on ImageNet's flat layout, with a batch that two cores can take."""
-    for split, count in (('train', 4), ('val', 2)):
-        (tmp_path / 'data/imagenet' / split).mkdir(parents=True)
-        (tmp_path / 'data/imagenet/meta').mkdir(exist_ok=True)
-        for index in range(count):
-            image = np.random.default_rng(index).integers(0, 255, (250, 300 - index, 3), dtype=np.uint8)
-            cv2.imwrite(str(tmp_path / f'data/imagenet/{split}/{index}.JPEG'), image)
-        lines = [f'{index}.JPEG {100 * index}' for index in range(count)]
-        (tmp_path / f'data/imagenet/meta/{split}.txt').write_text('\n'.join(lines))
+def test_imagenet_config_trains_and_tests(imagenet, run_tool):
+    """The PeLK-T config at 224 px, with a batch that two cores can take."""
     options = ['--cfg-options', 'total_batch_size=4', 'train_cfg.max_epochs=1', 'default_hooks.logger.interval=1']
     for loader in ('train', 'val', 'test'):
         options += [f'{loader}_dataloader.{key}' for key in ('batch_size=2', 'num_workers=0', 'persistent_workers=False')]
-    output = run_tool('train.py', CONFIGS / 'pelk_t_in1k.py', '--work-dir', 'work', *options)
+    output = run_tool('train.py', CONFIGS / 'pelk_t_in1k.py', '--work-dir', 'work', *options, cwd=imagenet)
     assert 'batch 4 = 1 processes x 2 images x 2 iterations' in output and 'DynamicSparsityHook: 0.6000 of the weights' in output
-    tested = run_tool('test.py', CONFIGS / 'pelk_t_in1k.py', 'work/epoch_1.pth', '--work-dir', 'tested', *options)
+    tested = run_tool('test.py', CONFIGS / 'pelk_t_in1k.py', 'work/epoch_1.pth', '--work-dir', 'tested', *options, cwd=imagenet)
     assert top1(tested) == top1(output)
 
 

@@ -16,7 +16,6 @@ pytest.importorskip('mmcv._ext', reason="mmdet needs mmcv's compiled operators")
 
 DEMO = CONFIGS / 'demo/cascade_mask_rcnn_pelk_atto_digits.py'
 COCO = CONFIGS / 'cascade_mask_rcnn_pelk_t_coco.py'
-GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 SMALL_BACKBONE = 'backbone=dict(arch=dict(_delete_=True, depths=(1, 1, 1, 1), channels=(16, 16, 16, 16)))'
 
 
@@ -42,35 +41,6 @@ def trained(small_demo, digit_scenes):
     result = subprocess.run(command, cwd=digit_scenes, env=tool_env(), capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
     return work_dir / 'epoch_1.pth'
-
-
-@pytest.fixture(scope='module')
-def coco(tmp_path_factory):
-    """A folder with data/coco: 80 categories with COCO's gaps in the ids, a crowd, an image without annotations. The images are
-    long and narrow, so that COCO's sizes stay small."""
-    from mmdet.datasets import CocoDataset
-
-    home = tmp_path_factory.mktemp('coco')
-    (home / 'data/coco/annotations').mkdir(parents=True)
-    ids = [i for i in range(1, 91) if i not in GAPS]
-    categories = [dict(id=i, name=name) for i, name in zip(ids, CocoDataset.METAINFO['classes'])]
-    for split, count in (('train2017', 3), ('val2017', 2)):
-        (home / 'data/coco' / split).mkdir()
-        images, annotations = [], []
-        for index in range(count):
-            image = np.random.default_rng(index).integers(0, 60, (40, 400, 3), dtype=np.uint8)
-            images.append(dict(id=100 + index, file_name=f'{index:012d}.jpg', height=40, width=400))
-            for left in (20, 150, 280) if index < count - 1 or split == 'val2017' else ():  # the last training image stays empty
-                image[5:35, left : left + 60] = 220
-                polygon = [left, 5, left + 60, 5, left + 60, 35, left, 35]
-                common = dict(id=len(annotations) + 1, image_id=100 + index, area=1800, bbox=[left, 5, 60, 30])
-                crowd = left == 280
-                mask = dict(size=[40, 400], counts=[left * 40, 60 * 40, (340 - left) * 40]) if crowd else [polygon]
-                annotations.append(dict(common, category_id=90 if crowd else 13, iscrowd=int(crowd), segmentation=mask))
-            cv2.imwrite(str(home / 'data/coco' / split / images[-1]['file_name']), image)
-        text = json.dumps(dict(images=images, annotations=annotations, categories=categories))
-        (home / f'data/coco/annotations/instances_{split}.json').write_text(text)
-    return home
 
 
 def average_precisions(output):
