@@ -4,7 +4,7 @@ _base_ = [
     '../_base_/datasets/digits_cls.py',
     '../_base_/mmpretrain_runtime.py',
 ]
-max_epochs = 8
+max_epochs = 10
 total_batch_size = 64
 model = dict(
     data_preprocessor=dict(num_classes=10),
@@ -14,7 +14,7 @@ model = dict(
 )
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=4e-3, betas=(0.9, 0.999), weight_decay=0.05),
+    optimizer=dict(type='AdamW', lr=3e-3, betas=(0.9, 0.999), weight_decay=0.05),
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0, flat_decay_mult=0.0),
 )
 param_scheduler = [
@@ -26,7 +26,7 @@ val_cfg = dict()
 test_cfg = dict()
 custom_hooks = [
     dict(type='EMAHook', momentum=0.02, priority='ABOVE_NORMAL'),
-    dict(type='DynamicSparsityHook', sparsity=0.4, interval=20, rate=0.3),
+    dict(type='DynamicSparsityHook', sparsity=0.4, interval=40, rate=0.3),
 ]
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=2), logger=dict(interval=20))
 randomness = dict(seed=0)
