@@ -17,6 +17,7 @@ from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import DATASETS, RUNNERS, init_default_scope
 from mmengine.runner import Runner
+from mmengine.runner.checkpoint import CheckpointLoader
 from PIL import Image
 from torch import distributed as dist
 from torch import nn
@@ -254,7 +255,7 @@ def check_checkpoint(path: str | Path, model: nn.Module, at_least: float = 1.0, 
     """Check that a file the runner is about to load is safe, whole, and of this model.
 
     Args:
-        path: The checkpoint.
+        path: The checkpoint; a file or a URL.
         model: The model as built.
         at_least: Share of the model's tensors that must be matched.
         prefix: Of the weights in the file that are the model's.
@@ -263,13 +264,13 @@ def check_checkpoint(path: str | Path, model: nn.Module, at_least: float = 1.0, 
     Raises:
         InputError: If it is not.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = CheckpointLoader.load_checkpoint(str(path), 'cpu')
     check_prefix(checkpoint, prefix, path)
     check_fit(model_weights(checkpoint, prefix), unwrap(model), path, at_least, resize)
 
 
 def check_pretrained(model: nn.Module) -> None:
-    """Check the files that parts of the model start from (``init_cfg=dict(type='Pretrained', ...)``); URLs are checked on loading.
+    """Check the files that parts of the model start from (``init_cfg=dict(type='Pretrained', ...)``).
 
     Raises:
         InputError: If one fits less than half of its part, or is broken or unsafe.
@@ -277,7 +278,7 @@ def check_pretrained(model: nn.Module) -> None:
     for module in unwrap(model).modules():
         inits = getattr(module, 'init_cfg', None) or []
         for init in [inits] if isinstance(inits, dict) else inits:
-            if init.get('type') != 'Pretrained' or '://' in init['checkpoint']:
+            if init.get('type') != 'Pretrained':
                 continue
             prefix = init.get('prefix') or ''
             if prefix and not prefix.endswith('.'):

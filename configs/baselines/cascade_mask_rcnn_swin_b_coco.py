@@ -1,24 +1,3 @@
 # Swin-B, Cascade Mask R-CNN, COCO 3x: 51.9 box AP, 45.0 mask AP in the paper (Table 3).
-_base_ = '../cascade_mask_rcnn_pelk_b_coco.py'
-model = dict(
-    backbone=dict(
-        _delete_=True,
-        type='mmpretrain.SwinTransformer',
-        arch='base',
-        img_size=224,
-        out_indices=(0, 1, 2, 3),
-        drop_path_rate=0.3,
-        pad_small_map=True,
-    ),
-    neck=dict(in_channels=[128, 256, 512, 1024]),
-)
-# The layer-decay constructor knows no Swin.
-optim_wrapper = dict(
-    constructor='DefaultOptimWrapperConstructor',
-    paramwise_cfg=dict(
-        _delete_=True,
-        norm_decay_mult=0.0,
-        bias_decay_mult=0.0,
-        custom_keys={'relative_position_bias_table': dict(decay_mult=0.0)},
-    ),
-)
+_base_ = 'cascade_mask_rcnn_swin_t_coco.py'
+model = dict(backbone=dict(arch='base', drop_path_rate=0.3), neck=dict(in_channels=[128, 256, 512, 1024]))

@@ -1,24 +1,3 @@
 # Swin-S, Cascade Mask R-CNN, COCO 3x: 51.8 box AP, 44.7 mask AP in the paper (Table 3).
-_base_ = '../cascade_mask_rcnn_pelk_s_coco.py'
-model = dict(
-    backbone=dict(
-        _delete_=True,
-        type='mmpretrain.SwinTransformer',
-        arch='small',
-        img_size=224,
-        out_indices=(0, 1, 2, 3),
-        drop_path_rate=0.3,
-        pad_small_map=True,
-    ),
-    neck=dict(in_channels=[96, 192, 384, 768]),
-)
-# The layer-decay constructor knows no Swin.
-optim_wrapper = dict(
-    constructor='DefaultOptimWrapperConstructor',
-    paramwise_cfg=dict(
-        _delete_=True,
-        norm_decay_mult=0.0,
-        bias_decay_mult=0.0,
-        custom_keys={'relative_position_bias_table': dict(decay_mult=0.0)},
-    ),
-)
+_base_ = 'cascade_mask_rcnn_swin_t_coco.py'
+model = dict(backbone=dict(arch='small', drop_path_rate=0.3))

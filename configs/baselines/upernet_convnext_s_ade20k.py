@@ -1,16 +1,4 @@
 # ConvNeXt-S, UperNet, ADE20K: 48.7 mIoU in the paper (Table 2).
-_base_ = '../upernet_pelk_s_ade20k.py'
-channels = [96, 192, 384, 768]
-model = dict(
-    backbone=dict(
-        _delete_=True,
-        type='mmpretrain.ConvNeXt',
-        arch='small',
-        out_indices=(0, 1, 2, 3),
-        drop_path_rate=0.3,
-        layer_scale_init_value=1.0,
-        gap_before_final_norm=False,
-    ),
-    decode_head=dict(in_channels=channels),
-    auxiliary_head=dict(in_channels=channels[2]),
-)
+_base_ = 'upernet_convnext_t_ade20k.py'
+model = dict(backbone=dict(arch='small', drop_path_rate=0.3))
+optim_wrapper = dict(paramwise_cfg=dict(num_layers=12))

@@ -1,26 +1,8 @@
 # Swin-B, UperNet, ADE20K: 48.1 mIoU in the paper (Table 2).
-_base_ = '../upernet_pelk_b_ade20k.py'
+_base_ = 'upernet_swin_t_ade20k.py'
 channels = [128, 256, 512, 1024]
 model = dict(
-    backbone=dict(
-        _delete_=True,
-        type='mmpretrain.SwinTransformer',
-        arch='base',
-        img_size=224,
-        out_indices=(0, 1, 2, 3),
-        drop_path_rate=0.3,
-        pad_small_map=True,
-    ),
+    backbone=dict(arch='base', drop_path_rate=0.3),
     decode_head=dict(in_channels=channels),
     auxiliary_head=dict(in_channels=channels[2]),
-)
-# The layer-decay constructor knows no Swin.
-optim_wrapper = dict(
-    constructor='DefaultOptimWrapperConstructor',
-    paramwise_cfg=dict(
-        _delete_=True,
-        norm_decay_mult=0.0,
-        bias_decay_mult=0.0,
-        custom_keys={'relative_position_bias_table': dict(decay_mult=0.0)},
-    ),
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import broadcast
+from mmengine.dist import broadcast, broadcast_object_list
 from mmengine.hooks import EMAHook, Hook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
@@ -230,6 +230,10 @@ class DynamicSparsityHook(SparsityHook):
             counts = snip_counts(self._snip_scores(runner, model), density)
         else:
             counts = (erk_counts if self.allocation == 'erk' else uniform_counts)(shapes, density)
+        # Scores of randomly augmented images differ between ranks, and with them which layers are dense.
+        shared = [counts]
+        broadcast_object_list(shared)
+        counts = shared[0]
         return {
             name: random_mask(weight, counts[name], self._generator('start', name, weight.device))
             for name, weight in self._weights.items()
