@@ -115,8 +115,15 @@ def test_killed_and_resumed_the_masks_are_the_same_bit_for_bit(home, trained, ru
 
 
 def test_imagenet_config_trains_and_tests(imagenet, run_tool):
-    """The PeLK-T config at 224 px, with a batch that two cores can take."""
-    options = ['--cfg-options', 'total_batch_size=4', 'train_cfg.max_epochs=1', 'default_hooks.logger.interval=1']
+    """The PeLK-T config at 224 px with the smallest backbone, and a batch that two cores can take."""
+    options = [
+        '--cfg-options',
+        'model.backbone.arch=atto',
+        'model.head.in_channels=416',
+        'total_batch_size=4',
+        'train_cfg.max_epochs=1',
+        'default_hooks.logger.interval=1',
+    ]
     for loader in ('train', 'val', 'test'):
         options += [f'{loader}_dataloader.{key}' for key in ('batch_size=2', 'num_workers=0', 'persistent_workers=False')]
     output = run_tool('train.py', CONFIGS / 'pelk_t_in1k.py', '--work-dir', 'work', *options, cwd=imagenet)
