@@ -45,11 +45,11 @@ def test_extending_outward_changes_nothing(half, more, base):
     old = SharingGrid.from_half(half)
     new = old.extended(old.kernel_size + 2 * more, base)
     assert new.kernel_size == old.kernel_size + 2 * more and new.half[len(new.half) - len(half) :] == half
-    weight, h = torch.randn(3, 1, old.weight_size, old.weight_size), torch.randn(1, old.kernel_size, old.kernel_size)
-    x = torch.randn(2, 3, 9, 7)
+    weight = torch.randn(3, 1, old.weight_size, old.weight_size, dtype=torch.double)
+    h, x = torch.randn(1, old.kernel_size, old.kernel_size).double(), torch.randn(2, 3, 9, 7).double()
     before = peripheral_conv2d(x, weight, old, h)
     after = peripheral_conv2d(x, resize_weight(weight, old, new), new, resize_pos_embed(h, new.kernel_size))
-    torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(after, before, rtol=1e-9, atol=1e-9)
 
 
 @settings(deadline=None, max_examples=60)
