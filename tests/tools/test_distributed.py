@@ -67,7 +67,7 @@ TASKS = {
         r'coco/(bbox|segm)_mAP: ([\d.-]+)',
     ),
 }
-STEPS = 3
+STEPS = 2
 
 
 def launch(script, *arguments, cwd, processes):
@@ -105,7 +105,7 @@ def test_two_processes_train_and_test_as_one(task, digit_scenes, tmp_path):
         losses[processes] = [json.loads(line)['loss'] for line in lines][::passes]  # of the images that rank 0 sees
         weights[processes] = torch.load(work_dir / f'iter_{STEPS * passes}.pth', weights_only=True)['state_dict']
         output = launch(
-            'test.py', config, tmp_path / 'work1/iter_6.pth', '--work-dir', 'tested', cwd=tmp_path, processes=processes
+            'test.py', config, tmp_path / f'work1/iter_{2 * STEPS}.pth', '--work-dir', 'tested', cwd=tmp_path, processes=processes
         )
         metrics[processes] = re.findall(metric, output)
     assert len(losses[1]) == STEPS
