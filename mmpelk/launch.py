@@ -22,7 +22,7 @@ from PIL import Image
 from torch import distributed as dist
 from torch import nn
 
-from mmpelk.checkpoints import check_fit, check_prefix, model_weights, read_checkpoint
+from mmpelk.checkpoints import check_fit, check_prefix, model_weights
 from mmpelk.datasets.coco_check import check_coco
 from mmpelk.errors import InputError, first_line
 from mmpelk.sparsity.hooks import SparsityHook
@@ -251,7 +251,7 @@ def accumulate_gradients(runner: Runner) -> None:
     )
 
 
-def check_checkpoint(path: str | Path, model: nn.Module, at_least: float = 1.0, prefix: str = '', resize: bool = True) -> None:
+def check_checkpoint(path: str | Path, model: nn.Module, at_least: float = 1.0, prefix: str = '', resize: bool = True) -> dict:
     """Check that a file the runner is about to load is safe, whole, and of this model.
 
     Args:
@@ -261,12 +261,16 @@ def check_checkpoint(path: str | Path, model: nn.Module, at_least: float = 1.0, 
         prefix: Of the weights in the file that are the model's.
         resize: Whether kernels may be of other grids.
 
+    Returns:
+        The checkpoint.
+
     Raises:
         InputError: If it is not.
     """
     checkpoint = CheckpointLoader.load_checkpoint(str(path), 'cpu')
     check_prefix(checkpoint, prefix, path)
     check_fit(model_weights(checkpoint, prefix), unwrap(model), path, at_least, resize)
+    return checkpoint
 
 
 def check_pretrained(model: nn.Module) -> None:
@@ -286,16 +290,14 @@ def check_pretrained(model: nn.Module) -> None:
             check_checkpoint(init['checkpoint'], module, at_least=0.5, prefix=prefix)
 
 
-def check_masks(path: str | Path, runner: Runner) -> None:
-    """Check that a checkpoint to resume has the masks that the runner's sparsity hooks need.
+def check_masks(checkpoint: dict, path: str | Path, runner: Runner) -> None:
+    """Check that a checkpoint to resume, read from ``path``, has the masks that the runner's sparsity hooks need.
 
     Raises:
         InputError: If it has none, or they are of another model.
     """
-    hooks = [hook for hook in runner.hooks if isinstance(hook, SparsityHook)]
-    if hooks:
-        checkpoint = read_checkpoint(path)
-        for hook in hooks:
+    for hook in runner.hooks:
+        if isinstance(hook, SparsityHook):
             hook.check(checkpoint, unwrap(runner.model), path)
 
 

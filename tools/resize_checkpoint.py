@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 
 from mmpelk.checkpoints import model_weights, read_checkpoint, write_checkpoint
-from mmpelk.checkpoints.resizing import resize_kernels
 from mmpelk.errors import InputError, one_line_errors
+from mmpelk.models.resizing import resize_stages
+from mmpelk.ops import SharingGrid
 from mmpelk.ops.resizing import RESIZE_MODES
 
 
@@ -26,12 +27,26 @@ def main() -> None:
     args = parser.parse_args()
     checkpoint = read_checkpoint(args.source)
     weights = model_weights(checkpoint)
+    kernels = [name for name in weights if name.endswith('token_mixer.large.weight')]
+    if not kernels:
+        raise InputError(f'checkpoint {args.source}: no kernels of a PeLK (stages.*.*.token_mixer.large.weight)')
+    for name in kernels:
+        half_name = name.replace('.weight', '.half_grid')
+        if half_name not in weights:
+            raise InputError(f'checkpoint {args.source}: {half_name} is missing, which tells the grid of {name}')
+
+    def new_grid(index: int, old: SharingGrid) -> SharingGrid:
+        size = args.kernel_sizes[index]
+        return old.extended(size) if args.outward else SharingGrid.peripheral(size, args.center_size)
+
     try:
-        lines = resize_kernels(weights, args.kernel_sizes, None if args.outward else args.center_size, args.mode)
+        stages = resize_stages(weights, new_grid, args.mode)
     except InputError as error:
         raise InputError(f'checkpoint {args.source}: {error}') from error
     write_checkpoint(dict(state_dict=weights, meta=checkpoint.get('meta', {})), args.out)
-    print('\n'.join(lines))
+    for name, (old, new) in stages.items():
+        sizes = f'{old.kernel_size}x{old.kernel_size} resized to {new.kernel_size}x{new.kernel_size}'
+        print(f'{name}*: kernels {sizes}, half grid {list(old.half)} to {list(new.half)}, mode {args.mode!r}')
     print(f'written to {args.out}')
 
 

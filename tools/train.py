@@ -62,8 +62,7 @@ def main() -> None:
     check_pretrained(runner.model)
     resumed = cfg.resume and (cfg.load_from or find_latest_checkpoint(cfg.work_dir))
     if resumed:
-        check_checkpoint(resumed, runner.model, resize=False)
-        check_masks(resumed, runner)
+        check_masks(check_checkpoint(resumed, runner.model, resize=False), resumed, runner)
     elif cfg.get('load_from'):
         check_checkpoint(cfg.load_from, runner.model, at_least=0.5)
     runner.train()

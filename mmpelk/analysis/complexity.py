@@ -40,7 +40,7 @@ class Complexity:
     parts: dict[str, int]
 
 
-def complexity(cfg: Config, size: tuple[int, int], density: float = 1.0, whole: bool = True) -> Complexity:
+def complexity(cfg: Config, size: tuple[int, int], density: float = 1.0) -> Complexity:
     """Count a config's model.
 
     Nothing is computed: the model runs on torch's meta device. Depthwise convolutions count every tap of the full kernel, as a dense
@@ -50,7 +50,6 @@ def complexity(cfg: Config, size: tuple[int, int], density: float = 1.0, whole: 
         cfg: A classifier, segmentor or detector of OpenMMLab.
         size: (H, W) of the input.
         density: Share of the 2-D and 4-D weights that are kept in the backbone, and in a classifier's head.
-        whole: Count the heads too.
 
     Returns:
         The counts. A segmentor's auxiliary head has parameters, but does not run in inference.
@@ -63,9 +62,8 @@ def complexity(cfg: Config, size: tuple[int, int], density: float = 1.0, whole: 
     image = torch.empty(1, 3, *size, device='meta')
     with _full_kernels(model):
         backbone_macs, parts = _backbone(model.backbone, image)
-        macs = _count(lambda: run(model, image)) if whole else backbone_macs
-    counted = model if whole else model.backbone
-    params = sum(p.numel() for p in counted.parameters())
+        macs = _count(lambda: run(model, image))
+    params = sum(p.numel() for p in model.parameters())
     pruned = sum(p.numel() for p in sparse.parameters() if p.ndim in (2, 4)) if density < 1 else 0
     sparse_macs = macs if scope == 'mmpretrain' else backbone_macs
     parts['head'] = macs - backbone_macs

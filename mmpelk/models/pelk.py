@@ -20,6 +20,7 @@ from mmpelk.ops.backends import check_backend_name
 from mmpelk.ops.peripheral_conv import check_pos_embed_mode
 from mmpelk.ops.resizing import check_resize_mode
 
+from .resizing import resize_stages
 from .token_mixer import PeripheralConv, TokenMixer
 
 NUM_STAGES = 4
@@ -368,28 +369,14 @@ class PeLKConvNeXt(BaseModule):
         Returns:
             One line for each stage that was resized.
         """
-        lines = []
-        for i, stage in enumerate(self.stages):
-            resized = None
-            for j, block in enumerate(stage):
-                large = block.token_mixer.large
-                key = f'{prefix}stages.{i}.{j}.token_mixer.large.'
-                half = weights.get(key + 'half_grid')
-                if not isinstance(large, PeripheralConv) or half is None or key + 'weight' not in weights:
-                    continue
-                old = SharingGrid.from_half(half.tolist())
-                if old != large.grid:
-                    resized = old
-                    weights[key + 'weight'] = resize_weight(weights[key + 'weight'], old, large.grid, self.resize_mode)
-                    weights[key + 'half_grid'] = torch.tensor(large.grid.half)
-            if resized is None:
-                continue
-            grid = stage[0].token_mixer.large.grid
-            key = f'{prefix}stages.{i}.0.token_mixer.pos_embed.bias'
-            if key in weights:
-                weights[key] = resize_pos_embed(weights[key], grid.kernel_size, self.resize_mode)
-            lines.append(f'stage {i + 1}: kernels {_describe(resized)} resized to {_describe(grid)}, mode {self.resize_mode!r}')
-        return lines
+        if not isinstance(self.stages[0][0].token_mixer.large, PeripheralConv):
+            return []
+        stages = resize_stages(weights, lambda index, old: self.grids[index], self.resize_mode, f'{prefix}stages.')
+        return [
+            f'stage {int(name.split(".")[-2]) + 1}: kernels {_describe(old)} resized to {_describe(new)}, mode {self.resize_mode!r}'
+            for name, (old, new) in stages.items()
+            if old != new
+        ]
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         for line in self.fit_kernels(state_dict, prefix):
