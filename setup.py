@@ -1,6 +1,7 @@
+import sys
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 
 HERE = Path(__file__).parent
 VERSION = next(line.split("'")[1] for line in (HERE / 'mmpelk/__init__.py').read_text().splitlines() if '__version__' in line)
@@ -28,6 +29,19 @@ OPENMMLAB = [
 ]
 DEMO = ['matplotlib>=3.6', 'pillow>=9.2', 'scikit-learn>=1.3']
 
+# A plain C++ library behind a C interface (mmpelk/ops/backends/native.py loads it). Optional: where it does not compile, the operator's
+# other backends serve. Instruction sets are chosen at run time, so no flag names the machine.
+SOURCES = 'mmpelk/ops/csrc'
+NATIVE = Extension(
+    'mmpelk.ops._native',
+    sources=[f'{SOURCES}/{name}.cpp' for name in ('native', 'portable', 'avx2', 'avx512')],
+    depends=[f'{SOURCES}/{name}.h' for name in ('plan', 'vec', 'kernel')],
+    extra_compile_args=['-O3', '-std=c++17', '-ffp-contract=fast', '-g0', *(['-fopenmp'] if sys.platform == 'linux' else [])],
+    extra_link_args=['-fopenmp'] if sys.platform == 'linux' else [],
+    language='c++',
+    optional=True,
+)
+
 setup(
     name='mmpelk',
     version=VERSION,
@@ -36,6 +50,7 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=['mmpelk', 'mmpelk.*']),
+    ext_modules=[NATIVE],
     python_requires='>=3.10',
     install_requires=['torch>=2.4'],  # tested with 2.13.0
     extras_require={

@@ -1,10 +1,10 @@
 """Peripheral and plain depthwise convolution with very large kernels. Needs torch alone.
 
-Two backends evaluate the same sum exactly: ``dense`` is torch's direct convolution, ``fft`` multiplies spectra, and ``auto``
-takes the one that predicts less time (``backends/cost.py``).
+Three backends evaluate the same sum exactly: ``dense`` is torch's direct convolution, ``fft`` multiplies spectra, ``native`` adds up
+cells in C++ on CPUs, and ``auto`` takes the one that predicts the least time.
 """
 
-from .backends import available_backends
+from .backends import available_backends, describe_backends
 from .depthwise import depthwise_conv2d
 from .peripheral_conv import peripheral_conv2d, pos_embed_term
 from .resizing import resize_pos_embed, resize_weight
@@ -13,6 +13,7 @@ from .sharing_grid import SharingGrid
 __all__ = [
     'SharingGrid',
     'available_backends',
+    'describe_backends',
     'depthwise_conv2d',
     'peripheral_conv2d',
     'pos_embed_term',

@@ -1,11 +1,16 @@
-"""Depthwise convolution with a full kernel of any size, on maps of any size."""
+"""Depthwise convolution with a full kernel, or one that is constant over cells, of any size, on maps of any size."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from .backends import choose_backend
+from .backends.native import memory_format
+from .cells import crop
 
 
 def depthwise_conv2d(input: Tensor, weight: Tensor, bias: Tensor | None = None, backend: str = 'auto') -> Tensor:
@@ -20,24 +25,20 @@ def depthwise_conv2d(input: Tensor, weight: Tensor, bias: Tensor | None = None, 
         backend: 'auto', or one of :func:`mmpelk.ops.available_backends`. 'auto' takes the one with the least predicted time.
 
     Returns:
-        (N, C, H, W). 'fft' computes half types in float32 and returns the input's type; 'dense' is torch's conv2d and follows
-        autocast as that does.
+        (N, C, H, W), in the input's type and memory format. 'fft' and 'native' compute half types in float32.
 
     Raises:
-        ValueError: If a shape does not fit, or the backend is unknown or cannot run on the input's device.
+        ValueError: If a shape does not fit, or the backend is unknown or cannot run on the input's device and type.
     """
     check_input(input)
-    channels, h, w = input.shape[1:]
+    channels = input.shape[1]
     if weight.ndim != 4 or weight.shape[:2] != (channels, 1):
         raise ValueError(f'weight must have shape ({channels}, 1, kh, kw) for {channels} channels, got {tuple(weight.shape)}')
     kh, kw = weight.shape[-2:]
     if kh % 2 == 0 or kw % 2 == 0:
         raise ValueError(f'kernel sizes must be odd, got {kh}x{kw}')
     check_bias(bias, channels)
-    top, left = max(0, kh // 2 - h + 1), max(0, kw // 2 - w + 1)
-    weight = weight[..., top : kh - top, left : kw - left]
-    output = choose_backend(backend, input, weight).run(input, weight)
-    return output if bias is None else output + bias.to(output.dtype).view(1, -1, 1, 1)
+    return torch.ops.mmpelk.depthwise_conv2d(input, weight, bias, (1,) * kh, (1,) * kw, backend)
 
 
 def check_input(input: Tensor) -> None:
@@ -52,3 +53,107 @@ def check_bias(bias: Tensor | None, channels: int) -> None:
     """Raise ValueError unless ``bias`` is None or (channels,)."""
     if bias is not None and tuple(bias.shape) != (channels,):
         raise ValueError(f'bias must have shape ({channels},), got {tuple(bias.shape)}')
+
+
+# One operator for all backends: torch.compile sees it whole, and backward may take another backend than forward.
+# torch.library.custom_op would add some 40 us to a call, as much as a small map takes.
+FORWARD, BACKWARD = 'mmpelk::depthwise_conv2d', 'mmpelk::depthwise_conv2d_backward'
+torch.library.define(FORWARD, '(Tensor input, Tensor weight, Tensor? bias, int[] rows, int[] columns, str backend) -> Tensor')
+torch.library.define(
+    BACKWARD,
+    '(Tensor grad, Tensor input, Tensor weight, int[] rows, int[] columns, str backend, bool input_needed, bool weight_needed)'
+    ' -> (Tensor, Tensor)',
+)
+
+
+@torch.library.impl(FORWARD, 'CompositeExplicitAutograd')
+def _forward(
+    input: Tensor, weight: Tensor, bias: Tensor | None, rows: Sequence[int], columns: Sequence[int], backend: str
+) -> Tensor:
+    part, rows, columns = _cropped(weight, rows, columns, input)
+    output = choose_backend(backend, input, rows, columns).forward(input, part, bias, rows, columns)
+    return output.contiguous(memory_format=memory_format(input))
+
+
+@torch.library.register_fake(FORWARD)
+def _(input, weight, bias, rows, columns, backend):
+    return torch.empty_like(input, memory_format=memory_format(input))
+
+
+@torch.library.impl(BACKWARD, 'CompositeExplicitAutograd')
+def _backward(
+    grad: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    rows: Sequence[int],
+    columns: Sequence[int],
+    backend: str,
+    input_needed: bool,
+    weight_needed: bool,
+) -> tuple[Tensor, Tensor]:
+    part, rows, columns = _cropped(weight, rows, columns, input)
+    chosen = choose_backend(backend, input, rows, columns, backward=True)
+    grad_input, grad_part = chosen.backward(grad, input, part, rows, columns, (input_needed, weight_needed))
+    if grad_part is None:
+        grad_weight = weight.new_empty(0)
+    else:
+        top, left = ((full - cropped) // 2 for full, cropped in zip(weight.shape[-2:], grad_part.shape[-2:]))
+        grad_weight = torch.nn.functional.pad(grad_part, (left, left, top, top)).contiguous()
+    grad_input = input.new_empty(0) if grad_input is None else grad_input.contiguous(memory_format=memory_format(input))
+    return grad_input, grad_weight
+
+
+@torch.library.register_fake(BACKWARD)
+def _(grad, input, weight, rows, columns, backend, input_needed, weight_needed):
+    grad_input = torch.empty_like(input, memory_format=memory_format(input)) if input_needed else input.new_empty(0)
+    return grad_input, torch.empty_like(weight, memory_format=torch.contiguous_format) if weight_needed else weight.new_empty(0)
+
+
+def _keep_for_backward(ctx, inputs, output):
+    input, weight, bias, ctx.rows, ctx.columns, ctx.backend = inputs
+    ctx.bias_type = None if bias is None else bias.dtype
+    ctx.save_for_backward(input, weight)
+
+
+def _differentiate(ctx, grad):
+    input, weight = ctx.saved_tensors
+    input_needed, weight_needed, bias_needed = ctx.needs_input_grad[:3]
+    grad_input = grad_weight = None
+    if input_needed or weight_needed:
+        grad_input, grad_weight = torch.ops.mmpelk.depthwise_conv2d_backward(
+            grad, input, weight, ctx.rows, ctx.columns, ctx.backend, input_needed, weight_needed
+        )
+    return (
+        grad_input if input_needed else None,
+        grad_weight if weight_needed else None,
+        grad.sum((0, 2, 3)).to(ctx.bias_type) if bias_needed else None,
+        None,
+        None,
+        None,
+    )
+
+
+torch.library.register_autograd(FORWARD, _differentiate, setup_context=_keep_for_backward)
+
+
+def _cropped(
+    weight: Tensor, rows: Sequence[int], columns: Sequence[int], input: Tensor
+) -> tuple[Tensor, tuple[int, ...], tuple[int, ...]]:
+    """The weight and the cells that the map can meet."""
+    rows, top = crop(rows, input.shape[2])
+    columns, left = crop(columns, input.shape[3])
+    return weight[..., top : top + len(rows), left : left + len(columns)], rows, columns
+
+
+@register_flop_formula(torch.ops.mmpelk.depthwise_conv2d)
+def _flops(input_shape, weight_shape, bias_shape, rows, columns, backend, *, out_shape=None, **kwargs) -> int:
+    """Those of a dense evaluation, as the field counts them, two for each tap."""
+    n, c, h, w = input_shape
+    return 2 * n * c * h * w * sum(rows) * sum(columns)
+
+
+@register_flop_formula(torch.ops.mmpelk.depthwise_conv2d_backward)
+def _backward_flops(
+    grad_shape, input_shape, weight_shape, rows, columns, backend, input_needed, weight_needed, *, out_shape=None, **kwargs
+) -> int:
+    return (input_needed + weight_needed) * _flops(input_shape, weight_shape, None, rows, columns, backend)

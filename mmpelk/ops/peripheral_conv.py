@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .depthwise import check_bias, check_input, depthwise_conv2d
+from .depthwise import check_bias, check_input
 from .sharing_grid import SharingGrid
 
 POS_EMBED_MODES = ('literal', 'inside')
@@ -50,7 +50,7 @@ def peripheral_conv2d(
     term = None
     if pos_embed is not None:
         term = pos_embed_term(weight, grid, pos_embed, tuple(input.shape[-2:]), pos_embed_mode)
-    output = depthwise_conv2d(input, grid.expand(weight), bias, backend)
+    output = torch.ops.mmpelk.depthwise_conv2d(input, weight, bias, grid.cells, grid.cells, backend)
     return output if term is None else output + term.to(output.dtype)
 
 

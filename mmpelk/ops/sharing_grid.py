@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import accumulate
 
 import torch
 from torch import Tensor
+
+from . import cells
 
 
 def _is_int(value: object) -> bool:
@@ -138,8 +139,8 @@ class SharingGrid:
 
     def areas(self) -> Tensor:
         """Positions per cell, a (k', k') float64 tensor that sums to k * k."""
-        cells = torch.tensor(self.cells, dtype=torch.float64)
-        return torch.outer(cells, cells)
+        sizes = torch.tensor(self.cells, dtype=torch.float64)
+        return torch.outer(sizes, sizes)
 
     def expand(self, weight: Tensor) -> Tensor:
         """Spread a weight over its cells (Eq. 1).
@@ -151,19 +152,12 @@ class SharingGrid:
             (..., k, k), each position a copy of its cell's weight.
         """
         self.check_weight(weight)
-        if self.weight_size == self.kernel_size:
-            return weight
-        index = _cell_index(self.cells, weight.device)
-        return weight.index_select(-2, index).index_select(-1, index)
+        return cells.expand(weight, self.cells, self.cells)
 
     def cell_sums(self, kernel: Tensor) -> Tensor:
         """Sum a kernel within each cell: (..., k, k) -> (..., k', k'). The adjoint of :meth:`expand`."""
         self._check('kernel', kernel, self.kernel_size)
-        if self.weight_size == self.kernel_size:
-            return kernel
-        index = _cell_index(self.cells, kernel.device)
-        rows = kernel.new_zeros(*kernel.shape[:-2], self.weight_size, self.kernel_size).index_add(-2, index, kernel)
-        return rows.new_zeros(*kernel.shape[:-2], self.weight_size, self.weight_size).index_add(-1, index, rows)
+        return cells.cell_sums(kernel, self.cells, self.cells)
 
     def reduce(self, kernel: Tensor) -> Tensor:
         """Cell means: (..., k, k) -> (..., k', k'), the left inverse of :meth:`expand`."""
@@ -177,12 +171,3 @@ class SharingGrid:
     def _check(name: str, tensor: Tensor, size: int) -> None:
         if tensor.ndim < 2 or tuple(tensor.shape[-2:]) != (size, size):
             raise ValueError(f'{name} must have shape (..., {size}, {size}) for this grid, got {tuple(tensor.shape)}')
-
-
-@lru_cache(maxsize=256)
-def _cell_index(cells: tuple[int, ...], device: torch.device) -> Tensor:
-    """The cell that each of the k positions along one axis lies in."""
-    # The cache outlives the caller's context: a tensor made in inference mode could not serve a backward pass later.
-    with torch.inference_mode(False):
-        positions = [index for index, size in enumerate(cells) for _ in range(size)]
-        return torch.tensor(positions, device=device)

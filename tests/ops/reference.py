@@ -65,3 +65,23 @@ def taps_inside(h, w, k):
                 for j in range(k):
                     inside[y, x, i, j] = 0 <= y + i - k // 2 < h and 0 <= x + j - k // 2 < w
     return inside
+
+
+def box_correlate(x, weight, half, up):
+    """For maps too large for loops: (N, C, H, W) with a (C, k', k') weight over cells, each a box read from sums over the zero-padded
+    map from its corner. Returns the output and the gradient of sum(output * up) by the weight."""
+    cells = list(half) + list(half)[-2::-1]
+    starts = [sum(cells[:i]) for i in range(len(cells))]
+    h, w = x.shape[-2:]
+    r = sum(cells) // 2
+    sums = np.pad(x, ((0, 0), (0, 0), (r + 1, r), (r + 1, r))).cumsum(-1).cumsum(-2)
+    y, grad = np.zeros(x.shape), np.zeros(weight.shape)
+    for a, (top, height) in enumerate(zip(starts, cells)):
+        for b, (left, width) in enumerate(zip(starts, cells)):
+            box = np.zeros(x.shape)
+            for row, sign in ((top + height, 1), (top, -1)):
+                box += sign * sums[..., row : row + h, left + width : left + width + w]
+                box -= sign * sums[..., row : row + h, left : left + w]
+            y += weight[:, a, b][None, :, None, None] * box
+            grad[:, a, b] = (box * up).sum((0, 2, 3))
+    return y, grad

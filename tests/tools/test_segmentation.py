@@ -246,7 +246,7 @@ def test_wrong_settings(fail_tool, digit_scenes, small_demo, options, message):
 def test_a_backend_that_cannot_run_here(fail_tool, digit_scenes, small_demo, monkeypatch):
     from mmpelk.ops.backends import fft
 
-    monkeypatch.setattr(fft, 'unavailable', lambda device: 'no FFT in this build')
+    monkeypatch.setattr(fft, 'unavailable', lambda device, dtype: 'no FFT in this build')
     options = [
         '--cfg-options',
         'model.backbone.backend=fft',
@@ -254,7 +254,7 @@ def test_a_backend_that_cannot_run_here(fail_tool, digit_scenes, small_demo, mon
         'train_dataloader.persistent_workers=False',
     ]
     message = fail_tool('train.py', small_demo, '--work-dir', 'w', *options, cwd=digit_scenes)
-    assert "backend 'fft' cannot run on cpu: no FFT in this build; available here: ('dense',)" in message
+    assert "backend 'fft' cannot run on cpu with torch.float32: no FFT in this build; available: " in message
 
 
 def test_an_image_too_small(fail_tool, digit_scenes, small_demo, trained, tmp_path):

@@ -2,31 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .cost import needs_grad
+from mmpelk.ops.cells import cell_sums, expand
 
 # oneDNN's depthwise kernels cover widths up to here; beyond, and for float64, torch takes a loop some 15 times slower.
 FAST_WIDTH = 14
 
 
-def unavailable(device: torch.device) -> str | None:
-    """Why this backend cannot run on ``device``; it always can."""
+def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why this backend cannot run there; it always can."""
     return None
 
 
-def cost(input: Tensor, kernel: Tensor) -> float:
-    """Predicted microseconds; see ``cost.py``."""
-    multiply_adds = input.numel() * kernel.shape[-2] * kernel.shape[-1]
-    if needs_grad(input, kernel):
+def details() -> str:
+    """What it uses, beyond torch."""
+    return ''
+
+
+def cost(input: Tensor, rows: Sequence[int], columns: Sequence[int], backward: bool) -> float:
+    """Predicted microseconds: an overhead and a constant for each multiply-add. Fitted as :func:`fft.cost`."""
+    multiply_adds = input.numel() * sum(rows) * sum(columns)
+    if backward:
         return 100 + 7e-4 * multiply_adds
-    fast = kernel.shape[-1] <= FAST_WIDTH and input.dtype != torch.float64
+    fast = sum(columns) <= FAST_WIDTH and input.dtype != torch.float64
     return 100 + (2e-5 if fast else 3e-4) * multiply_adds
 
 
-def run(input: Tensor, kernel: Tensor) -> Tensor:
-    """Depthwise 'same' correlation: (N, C, H, W) with (C, 1, kh, kw), odd sizes."""
-    kh, kw = kernel.shape[-2:]
-    return F.conv2d(input, kernel, padding=(kh // 2, kw // 2), groups=input.shape[1])
+def forward(input: Tensor, weight: Tensor, bias: Tensor | None, rows: Sequence[int], columns: Sequence[int]) -> Tensor:
+    """Depthwise 'same' correlation, in the input's type, also where autocast would take another."""
+    kernel = expand(weight, rows, columns).to(input.dtype)
+    bias = None if bias is None else bias.to(input.dtype)
+    with torch.autocast(input.device.type, enabled=False):
+        return F.conv2d(input, kernel, bias, padding=_padding(rows, columns), groups=input.shape[1])
+
+
+def backward(
+    grad: Tensor, input: Tensor, weight: Tensor, rows: Sequence[int], columns: Sequence[int], needs: tuple[bool, bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of input and weight."""
+    kernel, padding = expand(weight, rows, columns).to(input.dtype), _padding(rows, columns)
+    grad_input, grad_kernel, _ = torch.ops.aten.convolution_backward(
+        grad.to(input.dtype), input, kernel, None, (1, 1), padding, (1, 1), False, (0, 0), input.shape[1], (*needs, False)
+    )
+    return grad_input, cell_sums(grad_kernel, rows, columns).to(weight.dtype) if needs[1] else None
+
+
+def _padding(rows: Sequence[int], columns: Sequence[int]) -> tuple[int, int]:
+    return sum(rows) // 2, sum(columns) // 2

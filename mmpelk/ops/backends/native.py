@@ -1,0 +1,154 @@
+"""The structured evaluation in C++ (``mmpelk/ops/csrc``): a peripheral kernel for little more than its k' x k' weights.
+
+The library is optional. pip builds it where it finds a C++ compiler; it has a C interface and needs no torch to build, so it
+serves every torch and Python version. It computes in float32.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+INSTRUCTION_SET = 'MMPELK_INSTRUCTION_SET'
+FOLDER = Path(__file__).parents[1]
+TYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why this backend cannot run there, or None."""
+    if device.type != 'cpu':
+        return 'it runs on CPUs'
+    if dtype not in TYPES:
+        return f'it computes in float32, which would round {dtype}'
+    if _library() is None:
+        return (
+            f'{FOLDER} holds no compiled library; install mmpelk again where pip finds g++ or clang++ '
+            '(pip install -v shows what the compiler said)'
+        )
+    chosen = os.environ.get(INSTRUCTION_SET)
+    if chosen and chosen not in instruction_sets():
+        return f'the environment sets {INSTRUCTION_SET}={chosen!r}; this machine has {instruction_sets()}'
+    return None
+
+
+def details() -> str:
+    """What it uses."""
+    return f' ({_instruction_set()})'
+
+
+@cache
+def instruction_sets() -> tuple[str, ...]:
+    """The instruction sets of this machine that the library is compiled for, fastest first. The environment variable
+    MMPELK_INSTRUCTION_SET takes another than the first."""
+    names = []
+    while name := _library().mmpelk_instruction_set(len(names)):
+        names.append(name.decode())
+    return tuple(names)
+
+
+def cost(input: Tensor, rows: Sequence[int], columns: Sequence[int], backward: bool) -> float:
+    """Predicted microseconds: an overhead and a constant for each tap of each position. Fitted as :func:`fft.cost`."""
+    taps = len(rows) * (len(columns) + (max(columns) > 1))
+    channels = -(-input.shape[1] // 16) * 16
+    work = input.numel() // max(1, input.shape[1]) * channels * (taps + 20)
+    return 60 + 2.8e-5 * work if backward else 25 + 1.1e-5 * work
+
+
+def forward(input: Tensor, weight: Tensor, bias: Tensor | None, rows: Sequence[int], columns: Sequence[int]) -> Tensor:
+    """Depthwise 'same' correlation. The result has the input's type, and its memory format."""
+    x, output = _readable(input), _like(input)
+    bias = None if bias is None else bias.float().contiguous()
+    _run_forward(x, weight, bias, output, rows, columns, False)
+    return output.to(input.dtype)
+
+
+def backward(
+    grad: Tensor, input: Tensor, weight: Tensor, rows: Sequence[int], columns: Sequence[int], needs: tuple[bool, bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of input and weight. The input's is the same convolution with the kernel turned about."""
+    up, grad_input, grad_weight = _readable(grad), None, None
+    if needs[0]:
+        grad_input = _like(input)
+        _run_forward(up, weight, None, grad_input, rows, columns, True)
+        grad_input = grad_input.to(input.dtype)
+    if needs[1]:
+        x = _readable(input)
+        grad_weight = torch.empty(weight.shape)
+        status = _library().mmpelk_weight_grad(
+            _instruction_set().encode(), torch.get_num_threads(), _ints(x.shape), x.data_ptr(), _strides(x), up.data_ptr(),
+            _strides(up), grad_weight.data_ptr(), _ints(rows), len(rows), _ints(columns), len(columns),
+        )  # fmt: skip
+        _check(status)
+        grad_weight = grad_weight.to(weight.dtype)
+    return grad_input, grad_weight
+
+
+def _run_forward(
+    x: Tensor, weight: Tensor, bias: Tensor | None, output: Tensor, rows: Sequence[int], columns: Sequence[int], flip: bool
+) -> None:
+    weight = weight.float().contiguous()
+    status = _library().mmpelk_forward(
+        _instruction_set().encode(), torch.get_num_threads(), _ints(x.shape), x.data_ptr(), _strides(x), weight.data_ptr(),
+        None if bias is None else bias.data_ptr(), output.data_ptr(), _strides(output), _ints(rows), len(rows), _ints(columns),
+        len(columns), flip,
+    )  # fmt: skip
+    _check(status)
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    files = [path for path in FOLDER.glob('_native.*') if path.suffix in ('.so', '.dylib')]
+    if not files:
+        return None
+    library = ctypes.CDLL(str(files[0]))
+    pointer, number, numbers = ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(ctypes.c_int)
+    strides = ctypes.POINTER(ctypes.c_int64)
+    cells = (numbers, number, numbers, number)
+    library.mmpelk_instruction_set.argtypes = (number,)
+    library.mmpelk_instruction_set.restype = ctypes.c_char_p
+    start = (ctypes.c_char_p, number, numbers, pointer, strides, pointer)
+    library.mmpelk_forward.argtypes = (*start, pointer, pointer, strides, *cells, number)
+    library.mmpelk_weight_grad.argtypes = (*start, strides, pointer, *cells)
+    return library
+
+
+def _instruction_set() -> str:
+    return os.environ.get(INSTRUCTION_SET) or instruction_sets()[0]
+
+
+def _readable(tensor: Tensor) -> Tensor:
+    """In float32, channels or columns next to each other."""
+    tensor = tensor.float()
+    strides = tensor.stride()
+    return tensor if 1 in (strides[1], strides[3]) else tensor.contiguous()
+
+
+def _like(tensor: Tensor) -> Tensor:
+    return torch.empty_like(tensor, dtype=torch.float32, memory_format=memory_format(tensor))
+
+
+def memory_format(tensor: Tensor) -> torch.memory_format:
+    """channels_last for (N, C, H, W) tensors whose channels are next to each other, also where they are a part of a larger tensor's."""
+    last = tensor.stride(1) == 1 and tensor.shape[1] > 1 and not tensor.is_contiguous()
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def _ints(values: Sequence[int]) -> ctypes.Array:
+    return (ctypes.c_int * len(values))(*values)
+
+
+def _strides(tensor: Tensor) -> ctypes.Array:
+    return (ctypes.c_int64 * 4)(*tensor.stride())
+
+
+def _check(status: int) -> None:
+    if status == 1:
+        raise MemoryError('the native backend found no memory for its rows of sums')
+    if status:
+        raise RuntimeError(f'the native backend lacks the instruction set {_instruction_set()!r}')

@@ -1,0 +1,62 @@
+"""Kernels that are constant over cells: how a weight spreads over them, and how a map crops them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+def expand(weight: Tensor, rows: Sequence[int], columns: Sequence[int]) -> Tensor:
+    """(..., len(rows), len(columns)) to (..., sum(rows), sum(columns)), each position a copy of its cell's weight."""
+    if max(rows) > 1:
+        weight = weight.index_select(-2, _cell_index(tuple(rows), weight.device))
+    if max(columns) > 1:
+        weight = weight.index_select(-1, _cell_index(tuple(columns), weight.device))
+    return weight
+
+
+def cell_sums(kernel: Tensor, rows: Sequence[int], columns: Sequence[int]) -> Tensor:
+    """The adjoint of :func:`expand`: sums within each cell."""
+    if max(rows) > 1:
+        sums = kernel.new_zeros(*kernel.shape[:-2], len(rows), kernel.shape[-1])
+        kernel = sums.index_add(-2, _cell_index(tuple(rows), kernel.device), kernel)
+    if max(columns) > 1:
+        sums = kernel.new_zeros(*kernel.shape[:-1], len(columns))
+        kernel = sums.index_add(-1, _cell_index(tuple(columns), kernel.device), kernel)
+    return kernel
+
+
+def crop(cells: Sequence[int], length: int) -> tuple[tuple[int, ...], int]:
+    """The cells of a centred kernel that a map of ``length`` positions can meet, at most 2 length - 1 taps.
+
+    Returns:
+        The cells left, and how many were dropped at either end.
+    """
+    cells, dropped = list(cells), 0
+    excess = max(0, sum(cells) // 2 - (length - 1))
+    while excess and len(cells) > 1 and cells[0] <= excess:
+        excess -= cells[0]
+        cells = cells[1:-1]
+        dropped += 1
+    if len(cells) == 1:
+        return (cells[0] - 2 * excess,), dropped
+    cells[0] -= excess
+    cells[-1] -= excess
+    return tuple(cells), dropped
+
+
+def _cell_index(cells: tuple[int, ...], device: torch.device) -> Tensor:
+    """The cell that each position along one axis lies in."""
+    # torch.compile makes a constant of it, and warns of caches.
+    make = _make_cell_index.__wrapped__ if torch.compiler.is_compiling() else _make_cell_index
+    return make(cells, device)
+
+
+@lru_cache(maxsize=256)
+def _make_cell_index(cells: tuple[int, ...], device: torch.device) -> Tensor:
+    # The cache outlives the caller's context: a tensor made in inference mode could not serve a backward pass later.
+    with torch.inference_mode(False):
+        return torch.tensor([index for index, size in enumerate(cells) for _ in range(size)], device=device)
