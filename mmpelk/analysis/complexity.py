@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
+import math
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
@@ -18,6 +18,12 @@ from mmpelk.models.token_mixer import DepthwiseConv, PeripheralConv, TokenMixer
 
 # Boxes and masks that a detector's heads are counted with, as mmdet's and the paper's figures are.
 NUM_BOXES, NUM_MASKS = 1000, 100
+# Of the backbone, by their modules' names.
+PARTS = {
+    'stem and downsampling': r'_Network\.model\.backbone\.downsample_layers\.\d',
+    'large kernels': r'.*\.token_mixer',
+    'MLP': r'.*\.pointwise_conv\d',
+}
 
 
 @dataclass(frozen=True)
@@ -57,90 +63,52 @@ def complexity(cfg: Config, size: tuple[int, int], density: float = 1.0) -> Comp
     scope = cfg.get('default_scope', 'mmengine')
     init_default_scope(scope)
     model = MODELS.build(copy.deepcopy(cfg.model)).to('meta').eval()
-    run = _run_detector if scope == 'mmdet' else nn.Module.__call__
     sparse = nn.ModuleList([model.backbone] + ([model.head] if scope == 'mmpretrain' else []))
-    image = torch.empty(1, 3, *size, device='meta')
-    with _full_kernels(model):
-        backbone_macs, parts = _backbone(model.backbone, image)
-        macs = _count(lambda: run(model, image))
     params = sum(p.numel() for p in model.parameters())
     pruned = sum(p.numel() for p in sparse.parameters() if p.ndim in (2, 4)) if density < 1 else 0
-    sparse_macs = macs if scope == 'mmpretrain' else backbone_macs
+    small = _take_small_kernels(model.backbone)
+    network = _Network(model, _run_detector if scope == 'mmdet' else nn.Module.__call__)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(torch.empty(1, 3, *size, device='meta'))
+    counts = {name: sum(flops.values()) // 2 for name, flops in counter.get_flop_counts().items()}
+    macs, backbone_macs = counts['Global'], counts['_Network.model.backbone']
+    parts = {part: sum(n for name, n in counts.items() if re.fullmatch(pattern, name)) for part, pattern in PARTS.items()}
+    parts['other'] = backbone_macs - sum(parts.values())
+    parts['small kernels'] = sum(
+        weights * counts[f'_Network.model.backbone.{name}'] // taps for name, (weights, taps) in small.items()
+    )
+    parts['h'] = _positional_embeddings(model.backbone)
     parts['head'] = macs - backbone_macs
+    sparse_macs = macs if scope == 'mmpretrain' else backbone_macs
     return Complexity(params, params - (1 - density) * pruned, macs, macs - (1 - density) * sparse_macs, parts)
 
 
-def _count(run) -> int:
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        run()
-    return counter.get_total_flops() // 2
+class _Network(nn.Module):
+    """Runs a model as a part of itself, so that the counter names every part from the same root."""
+
+    def __init__(self, model: nn.Module, run: Callable[[nn.Module, Tensor], object]) -> None:
+        super().__init__()
+        self.model = model
+        self.run = run
+
+    def forward(self, image: Tensor) -> None:
+        self.run(self.model, image)
 
 
-def _backbone(backbone: nn.Module, image: Tensor) -> tuple[int, dict[str, int]]:
-    """The backbone's multiply-adds and what its parts have of them."""
-    parts = dict.fromkeys(('stem and downsampling', 'large kernels', 'small kernels', 'h', 'MLP'), 0)
-    handles = []
-
-    def note(part: str):
-        def hook(module: nn.Module, inputs: tuple, output: Tensor) -> None:
-            positions = output.shape[-2] * output.shape[-1]
-            if isinstance(module, DepthwiseConv | PeripheralConv):
-                kh, kw = _kernel_size(module)
-                parts[part] += output.shape[1] * positions * kh * kw
-            elif isinstance(module, nn.Conv2d):
-                parts[part] += positions * module.weight.numel()
-            else:
-                parts[part] += output.numel() // output.shape[-1] * module.weight.numel()
-
-        return hook
-
+def _take_small_kernels(backbone: nn.Module) -> dict[str, tuple[int, int]]:
+    """Take the small branches out: they merge. Returns their taps, and the large kernel's, by the token mixer's name."""
+    taken = {}
     for name, module in backbone.named_modules():
-        if isinstance(module, TokenMixer):
+        if isinstance(module, TokenMixer) and module.small is not None:
             large = [part for part in module.large.modules() if isinstance(part, DepthwiseConv | PeripheralConv)]
-            handles += [part.register_forward_hook(note('large kernels')) for part in large]
-            if module.small is not None:
-                handles.append(module.small.register_forward_hook(note('small kernels')))
-        elif isinstance(module, nn.Conv2d) and 'downsample_layers' in name:
-            handles.append(module.register_forward_hook(note('stem and downsampling')))
-        elif isinstance(module, nn.Linear) and 'pointwise_conv' in name:
-            handles.append(module.register_forward_hook(note('MLP')))
-    macs = _count(lambda: backbone(image))
-    for handle in handles:
-        handle.remove()
-    for stage in getattr(backbone, 'stages', []):
-        if getattr(stage, 'pos_embed', None) is not None:
-            parts['h'] += sum(block.token_mixer.conv_channels for block in stage) * stage.pos_embed[0].numel()
-    parts['other'] = macs - sum(parts[part] for part in ('stem and downsampling', 'large kernels', 'MLP'))
-    return macs, parts
+            taken[name] = math.prod(module.small.kernel_size), sum(math.prod(part.kernel_size) for part in large)
+            module.small = module.small_norm = None
+    return taken
 
 
-def _kernel_size(module: DepthwiseConv | PeripheralConv) -> tuple[int, int]:
-    if isinstance(module, PeripheralConv):
-        return module.grid.kernel_size, module.grid.kernel_size
-    return tuple(module.weight.shape[-2:])
-
-
-@contextmanager
-def _full_kernels(model: nn.Module) -> Iterator[None]:
-    """Let the counter see depthwise convolutions as torch's, with all taps, and small kernels, which merge, not at all."""
-    small = {id(module.small) for module in model.modules() if isinstance(module, TokenMixer) and module.small is not None}
-
-    def forward(module: nn.Module):
-        kh, kw = _kernel_size(module)
-        channels = module.weight.shape[0]
-        kernel = torch.empty(channels, 1, kh, kw, device='meta')
-        if id(module) in small:
-            return torch.empty_like
-        return lambda x: F.conv2d(x, kernel, padding=(kh // 2, kw // 2), groups=channels)
-
-    convs = [module for module in model.modules() if isinstance(module, DepthwiseConv | PeripheralConv)]
-    for module in convs:
-        module.forward = forward(module)
-    try:
-        yield
-    finally:
-        for module in convs:
-            del module.forward
+def _positional_embeddings(backbone: nn.Module) -> int:
+    stages = [stage for stage in getattr(backbone, 'stages', []) if getattr(stage, 'pos_embed', None) is not None]
+    return sum(block.token_mixer.conv_channels * stage.pos_embed[0].numel() for stage in stages for block in stage)
 
 
 def _run_detector(model: nn.Module, image: Tensor) -> None:

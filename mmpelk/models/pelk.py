@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from mmpelk.errors import InputError
 from mmpelk.ops import SharingGrid, resize_pos_embed, resize_weight
 from mmpelk.ops.backends import check_backend_name
+from mmpelk.ops.memory import memory_format
 from mmpelk.ops.peripheral_conv import check_pos_embed_mode
 from mmpelk.ops.resizing import check_resize_mode
 
@@ -29,10 +30,10 @@ MIN_INPUT = 32
 
 
 class LayerNorm2d(nn.LayerNorm):
-    """LayerNorm over the channels of an (N, C, H, W) map."""
+    """LayerNorm over the channels of an (N, C, H, W) map, whose result is in channels_last."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).contiguous()
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class PeLKBlock(nn.Module):
@@ -293,19 +294,26 @@ class PeLKConvNeXt(BaseModule):
             x: (N, in_channels, H, W), H and W at least 32, not necessarily multiples of 32 (borders are cut by the strides).
 
         Returns:
-            (N, C_i, H // 4, W // 4), then half as high and wide from stage to stage; (N, C_i) if ``gap_before_final_norm``.
+            (N, C_i, H // 4, W // 4), then half as high and wide from stage to stage, in the input's memory format; (N, C_i) if
+            ``gap_before_final_norm``.
 
         Raises:
             InputError: If the input is smaller than 32x32.
         """
         if min(x.shape[-2:]) < MIN_INPUT:
             raise InputError(f'PeLK needs inputs of at least {MIN_INPUT}x{MIN_INPUT}, got {x.shape[-2]}x{x.shape[-1]}')
+        given = memory_format(x)
+        # Norms and MLPs work on the channels of a position; next to each other, they need no copies.
+        x = x.contiguous(memory_format=torch.channels_last)
         outputs = []
         for i, (downsample, stage) in enumerate(zip(self.downsample_layers, self.stages)):
             x = stage(downsample(x))
             if i in self.out_indices:
                 norm = getattr(self, f'norm{i}')
-                outputs.append(norm(x.mean((2, 3), keepdim=True)).flatten(1) if self.gap_before_final_norm else norm(x))
+                if self.gap_before_final_norm:
+                    outputs.append(norm(x.mean((2, 3), keepdim=True)).flatten(1))
+                else:
+                    outputs.append(norm(x).contiguous(memory_format=given))
         return tuple(outputs)
 
     def train(self, mode: bool = True) -> PeLKConvNeXt:

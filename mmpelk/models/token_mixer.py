@@ -7,6 +7,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmpelk.ops import SharingGrid, depthwise_conv2d, peripheral_conv2d, pos_embed_term
 
@@ -51,6 +52,11 @@ class PeripheralConv(nn.Module):
         """(N, C, H, W) to (N, C, H, W)."""
         return peripheral_conv2d(x, self.weight, self.grid, bias=self.bias, backend=self.backend)
 
+    @property
+    def kernel_size(self) -> tuple[int, int]:
+        """(k, k)."""
+        return (self.grid.kernel_size,) * 2
+
     def extra_repr(self) -> str:
         k, size = self.grid.kernel_size, self.grid.weight_size
         return f'{self.weight.shape[0]}, {k}x{k} from {size}x{size}, half_grid={list(self.grid.half)}, backend={self.backend!r}'
@@ -76,6 +82,11 @@ class DepthwiseConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H, W)."""
         return depthwise_conv2d(x, self.weight, self.bias, self.backend)
+
+    @property
+    def kernel_size(self) -> tuple[int, int]:
+        """(kh, kw)."""
+        return tuple(self.weight.shape[-2:])
 
     def extra_repr(self) -> str:
         channels, _, kh, kw = self.weight.shape
@@ -132,7 +143,8 @@ class TokenMixer(nn.Module):
                    -> unchanged ------------------------------------>
 
     The constant <w, h> of Eq. 3 enters after the BatchNorm, which would remove it. Without a small branch there is no BatchNorm,
-    and the convolution has a bias instead. In the stripe form, BN(large kernel) is BN(k x w) + BN(w x k).
+    and the convolution has a bias instead. In the stripe form, BN(large kernel) is BN(k x w) + BN(w x k). Where the BatchNorms are in
+    eval mode and the grid's fine centre holds the small kernel, all this is one convolution on the grid, and computed as one.
 
     Args:
         channels: C.
@@ -182,14 +194,38 @@ class TokenMixer(nn.Module):
     def forward(self, x: Tensor, pos_embed: Tensor | None = None) -> Tensor:
         """Mix (N, C, H, W) to (N, C, H, W); ``pos_embed`` is the stage's h, (1 or conv channels, k, k)."""
         convolved, passed = x.split((self.conv_channels, self.passed_channels), dim=1)
-        mixed = self.large_norm(self.large(convolved))
+        mixed = self._mix_folded(convolved, pos_embed) if self._folds(pos_embed) else self._mix(convolved, pos_embed)
+        return torch.cat((mixed, passed), dim=1)
+
+    def _mix(self, x: Tensor, pos_embed: Tensor | None) -> Tensor:
+        mixed = self.large_norm(self.large(x))
         if self.small is not None:
-            mixed = mixed + self.small_norm(self.small(convolved))
+            mixed = mixed + self.small_norm(self.small(x))
         if pos_embed is not None:
             size = tuple(x.shape[-2:])
             term = pos_embed_term(self.large.weight, self.large.grid, pos_embed, size, self.pos_embed_mode)
             mixed = mixed + term.to(mixed.dtype)
-        return torch.cat((mixed, passed), dim=1)
+        return mixed
+
+    def _mix_folded(self, x: Tensor, pos_embed: Tensor | None) -> Tensor:
+        large = self.large
+        weight, bias = _fold_norm(large.weight, None, self.large_norm)
+        kernel, small_bias = _fold_norm(self.small.weight, None, self.small_norm)
+        weight, bias = weight + _pad_to(kernel, large.grid.weight_size), bias + small_bias
+        if pos_embed is not None:
+            bias = bias + pos_embed_term(large.weight, large.grid, pos_embed, (1, 1))[:, 0, 0]
+        return peripheral_conv2d(x, weight, large.grid, bias=bias, backend=large.backend)
+
+    def _folds(self, pos_embed: Tensor | None) -> bool:
+        """Whether the branches are one convolution on the grid now."""
+        if self.small is None or not isinstance(self.large, PeripheralConv):
+            return False
+        norms = self.large_norm, self.small_norm
+        if not all(isinstance(norm, _BatchNorm) and not norm.training and norm.track_running_stats for norm in norms):
+            return False
+        around = (self.large.grid.weight_size - self.small.weight.shape[-1]) // 2
+        fits = around >= 0 and set(self.large.grid.cells[around : len(self.large.grid.cells) - around]) == {1}
+        return fits and (pos_embed is None or self.pos_embed_mode == 'literal')
 
     @torch.no_grad()
     def switch_to_deploy(self, pos_embed: Tensor | None) -> None:

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from .backends import choose_backend
-from .backends.native import memory_format
 from .cells import crop
+from .memory import memory_format
 
 
 def depthwise_conv2d(input: Tensor, weight: Tensor, bias: Tensor | None = None, backend: str = 'auto') -> Tensor:

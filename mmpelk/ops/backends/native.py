@@ -15,6 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mmpelk.ops.memory import memory_format
+
 INSTRUCTION_SET = 'MMPELK_INSTRUCTION_SET'
 FOLDER = Path(__file__).parents[1]
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -131,12 +133,6 @@ def _readable(tensor: Tensor) -> Tensor:
 
 def _like(tensor: Tensor) -> Tensor:
     return torch.empty_like(tensor, dtype=torch.float32, memory_format=memory_format(tensor))
-
-
-def memory_format(tensor: Tensor) -> torch.memory_format:
-    """channels_last for (N, C, H, W) tensors whose channels are next to each other, also where they are a part of a larger tensor's."""
-    last = tensor.stride(1) == 1 and tensor.shape[1] > 1 and not tensor.is_contiguous()
-    return torch.channels_last if last else torch.contiguous_format
 
 
 def _ints(values: Sequence[int]) -> ctypes.Array:
