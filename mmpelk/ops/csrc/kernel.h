@@ -1,7 +1,7 @@
 // The structured evaluation of a depthwise convolution whose kernel is constant over cells, for one instruction set.
 //
-// Channels lie in the lanes of a register. Along y, a cell of height h reads one row of sums over h rows; sums of all heights that
-// occur are kept in ring buffers, made by adding two shorter ones. Along x, a row of cells w_0 .. w_n over borders e_0 .. e_n+1 is
+// Channels lie in the lanes of a register. Along y, each cell reads one row, the sum of the rows that it covers; from one output row to
+// the next it gains a row and loses one. Along x, a row of cells w_0 .. w_n over borders e_0 .. e_n+1 is
 // sum_b w_b (P[e_b+1] - P[e_b]) = sum_e (w_e-1 - w_e) P[e] with P the prefix sums of the row of sums: n + 2 taps whatever the widths.
 //
 // Prefix sums of maps with a large mean would cancel. So each channel's values are taken from a centre m (about their mean, any value is
@@ -13,11 +13,9 @@
 namespace mmpelk::MMPELK_ISA {
 namespace {
 
-constexpr int64_t kCache = 24 * 1024;  // bytes of a block's rows that stay in the first-level cache
-constexpr int kGroup = 64;              // rows of cells at a time, at most
 constexpr int kChain = 32;             // products that are summed in one register
 constexpr int kTerms = 512;            // products that are summed in float
-constexpr int kRestart = 16;           // steps of a running sum of weights before it is summed afresh
+constexpr int kRestart = 32;           // steps of a running sum before it is summed afresh
 constexpr int kCentreSamples = 2048;   // positions, about, that a channel's centre is the mean of
 
 inline int least(int a, int b) { return a < b ? a : b; }
@@ -95,74 +93,85 @@ struct Channels {
     }
 };
 
-// Rows of sums of one task, with `pad` entries at either end for taps beyond the map.
+// For each cell along y the sum of the rows that it covers, with `pad` entries at either end for taps beyond the map.
 struct Sums {
     const Plan& plan;
     int first_column, length, pad;  // input columns that the task's taps reach
+    int depth;                      // rows of the map that are kept
     int64_t row_length;
-    Vec* memory;
+    Vec* map;
+    Vec* cells;
     Vec* line;
     Vec centre = {};
 
     Sums(const Plan& plan, const Task& task, int pad, Arena& arena) : plan(plan), pad(pad) {
         first_column = most(0, task.column - plan.column_radius);
         length = least(plan.width, task.column_end + plan.column_radius) - first_column;
+        depth = least(plan.height, 2 * plan.row_radius + 2);
         row_length = length + 1 + 2 * pad;
-        memory = arena.take(plan.ring_rows * row_length);
+        map = arena.take(depth * row_length);
+        cells = arena.take(plan.rows * row_length);
         line = arena.take(plan.width);
-    }
-    // What is left of the map stays zero; so does what is right of it where there is no prefix sum.
-    void clear() {
-        for (int i = 0; i < plan.ring_rows; i++) {
-            Vec* row = memory + i * row_length;
-            std::memset((void*)row, 0, pad * sizeof(Vec));
-            if (!plan.prefix) std::memset((void*)(row + pad + length), 0, (pad + 1) * sizeof(Vec));
-        }
     }
 
     // Entry 0 is the map's left border.
-    Vec* row(int index, int t) const {
-        const RowSums& sums = plan.sums[index];
-        const int slot = ((t % sums.depth) + sums.depth) % sums.depth;
-        return memory + (sums.offset + slot) * row_length + pad;
+    Vec* map_row(int t) const { return map + t % depth * row_length + pad; }
+    bool inside(int a, int p) const {
+        const int t = p + plan.row_offsets[a];
+        return t < plan.height && t + plan.row_cells[a] > 0;
     }
-    bool inside(int index, int t) const { return t < plan.height && t + plan.sums[index].height > 0; }
+    const Vec* row(int a, int p) const { return plan.row_cells[a] == 1 ? map_row(p + plan.row_offsets[a]) : cell_row(a); }
+    Vec* cell_row(int a) const { return cells + a * row_length + pad; }
 
-    // Make the newest row of every height for output row p.
-    void advance(const Channels& x, int p, int first_row) {
-        for (int i = 0; i < plan.sums_count; i++) {
-            const RowSums& sums = plan.sums[i];
-            const int t = p + sums.lead;
-            if (t < first_row + sums.need || !inside(i, t)) continue;
-            Vec* to = row(i, t);
-            if (i == 0) {
-                begin(x, t, to);
-                continue;
-            }
-            const int below = t + plan.sums[sums.first].height;
-            const bool has_first = inside(sums.first, t), has_second = inside(sums.second, below);
-            const Vec* first = row(sums.first, t);
-            const Vec* second = row(sums.second, below);
+    void start(const Channels& x, int first_row) {
+        // What is left of the map stays zero; so does what is right of it where there is no prefix sum.
+        for (int i = 0; i < depth + plan.rows; i++) {
+            Vec* row = i < depth ? map + i * row_length : cells + (i - depth) * row_length;
+            std::memset((void*)row, 0, pad * sizeof(Vec));
+            if (!plan.prefix) std::memset((void*)(row + pad + length), 0, (pad + 1) * sizeof(Vec));
+        }
+        if (plan.prefix) centre = x.centre(plan.height, line);
+        // Running sums depend on where they started: at the same rows for all tasks.
+        const int begin = first_row & ~(kRestart - 1);
+        for (int t = most(0, begin - plan.row_radius); t < begin + plan.row_radius; t++) read(x, t);
+        for (int p = begin; p < first_row; p++) advance(x, p);
+    }
+    // From output row p - 1 to p.
+    void advance(const Channels& x, int p) {
+        read(x, p + plan.row_radius);
+        for (int a = 0; a < plan.rows; a++) {
+            const int height = plan.row_cells[a], t = p + plan.row_offsets[a], last = t + height - 1;
+            if (height == 1 || !inside(a, p)) continue;
+            Vec* to = cell_row(a);
             const int end = plan.prefix ? length + 1 + pad : length;
-            if (has_first && has_second)
-                for (int j = 0; j < end; j++) to[j] = first[j] + second[j];
-            else
-                std::memcpy(to, has_first ? first : second, end * sizeof(Vec));
+            if (p % kRestart == 0 || last == 0) {
+                const int from = most(0, t), rows = least(last + 1, plan.height) - from;
+                std::memcpy(to, map_row(from), end * sizeof(Vec));
+                for (int i = 1; i < rows; i++) add(to, map_row(from + i), end);
+            } else if (t > 0 && last < plan.height) {
+                const Vec* gained = map_row(last);
+                const Vec* lost = map_row(t - 1);
+                for (int j = 0; j < end; j++) to[j] += gained[j] - lost[j];
+            } else if (t > 0) {
+                const Vec* lost = map_row(t - 1);
+                for (int j = 0; j < end; j++) to[j] -= lost[j];
+            } else if (last < plan.height) {
+                add(to, map_row(last), end);
+            }
         }
     }
-    void begin(const Channels& x, int t, Vec* to) {
+    static void add(Vec* to, const Vec* row, int end) {
+        for (int j = 0; j < end; j++) to[j] += row[j];
+    }
+    void read(const Channels& x, int t) {
+        if (t >= plan.height) return;
+        Vec* to = map_row(t);
         if (!plan.prefix) return x.read(t, first_column, length, to);
         x.read(t, first_column, length, line);
         Vec sum = {};
         to[0] = sum;
         for (int j = 0; j < length; j++) to[j + 1] = sum += line[j] - centre;
         for (int j = 1; j <= pad; j++) to[length + j] = sum;
-    }
-    // The steps before the first output row that fill the buffers.
-    void warm_up(const Channels& x, int first_row) {
-        int start = first_row;
-        for (int i = 0; i < plan.sums_count; i++) start = least(start, first_row + plan.sums[i].need - plan.sums[i].lead);
-        for (int p = start; p < first_row; p++) advance(x, p, first_row);
     }
 };
 
@@ -331,8 +340,9 @@ int64_t forward(const Plan& plan, const Task& task, const View& x_view, const fl
     Vec* taps = arena.take(plan.rows * plan.taps);
     Vec* beyond = arena.take(plan.rows * (plan.taps + 1));  // sums of the taps from each on
     Vec* out = arena.take(columns);
-    Vec** rows = (Vec**)arena.take(plan.rows);
-    Vec** row_taps = (Vec**)arena.take(plan.rows);
+    const Vec** rows = (const Vec**)arena.take(plan.rows);
+    const Vec** row_taps = (const Vec**)arena.take(plan.rows);
+    const Vec** at = (const Vec**)arena.take(plan.rows);
     int* row_index = (int*)arena.take(plan.rows);
     if (!scratch) return arena.floats();
 
@@ -348,17 +358,11 @@ int64_t forward(const Plan& plan, const Task& task, const View& x_view, const fl
         for (int e = plan.taps; e-- > 0;) after[e] = after[e + 1] + tap[e];
     }
     const Vec start = bias ? load_some(bias + task.channel, x.count) : Vec{};
-    sums.clear();
-    if (plan.prefix) {
-        sums.centre = x.centre(plan.height, sums.line);
-        ones.prepare(weight);
-    }
-    sums.warm_up(x, task.row);
+    sums.start(x, task.row);
+    if (plan.prefix) ones.prepare(weight);
 
-    const int span = plan.tap_offsets[plan.taps - 1] - plan.tap_offsets[0];
-    const int group = clamp(kCache / (int64_t)sizeof(Vec) / (block_size + least(span, sums.length)), 1, kGroup);
     for (int p = task.row; p < task.row_end; p++) {
-        sums.advance(x, p, task.row);
+        sums.advance(x, p);
         if (plan.prefix) {
             ones.advance(p);
             for (int q = 0; q < columns; q++) out[q] = start + sums.centre * ones.sum[q];
@@ -367,29 +371,25 @@ int64_t forward(const Plan& plan, const Task& task, const View& x_view, const fl
         }
         int count = 0;
         for (int a = 0; a < plan.rows; a++) {
-            const int t = p + plan.row_offsets[a];
-            if (sums.inside(plan.row_sums[a], t)) rows[count] = sums.row(plan.row_sums[a], t), row_taps[count] = taps + a * plan.taps, row_index[count++] = a;
+            if (!sums.inside(a, p)) continue;
+            rows[count] = sums.row(a, p), row_taps[count] = taps + a * plan.taps, row_index[count++] = a;
         }
-        for (int from = 0; from < count; from += group) {
-            const int many = least(group, count - from);
-            const Vec* at[kGroup];
-            for (int i = 0, q = 0; i < block_count; i++) {
-                const int size = (columns - q) / (block_count - i);
-                const int column = task.column + q - sums.first_column;  // from the first entry of the sums
-                int first = 0, end = plan.taps;
-                // Left of the map every prefix is 0; right of it, the whole row's sum.
-                while (first < end && column + size - 1 + plan.tap_offsets[first] < (plan.prefix ? 1 : 0)) first++;
-                while (end > first && column + plan.tap_offsets[end - 1] >= sums.length) end--;
-                Vec common = {};
-                for (int a = 0; a < many; a++) {
-                    at[a] = rows[from + a] + column;
-                    if (plan.prefix && end < plan.taps) common += beyond[row_index[from + a] * (plan.taps + 1) + end] * rows[from + a][sums.length];
-                }
-                if (end < plan.taps)
-                    for (int j = 0; j < size; j++) out[q + j] += common;
-                blocks.table[size](at, (const Vec* const*)row_taps + from, many, plan.tap_offsets, first, end, out + q);
-                q += size;
+        for (int i = 0, q = 0; i < block_count; i++) {
+            const int size = (columns - q) / (block_count - i);
+            const int column = task.column + q - sums.first_column;  // from the first entry of the sums
+            int first = 0, end = plan.taps;
+            // Left of the map every prefix is 0; right of it, the whole row's sum.
+            while (first < end && column + size - 1 + plan.tap_offsets[first] < (plan.prefix ? 1 : 0)) first++;
+            while (end > first && column + plan.tap_offsets[end - 1] >= sums.length) end--;
+            Vec common = {};
+            for (int a = 0; a < count; a++) {
+                at[a] = rows[a] + column;
+                if (plan.prefix && end < plan.taps) common += beyond[row_index[a] * (plan.taps + 1) + end] * rows[a][sums.length];
             }
+            if (end < plan.taps)
+                for (int j = 0; j < size; j++) out[q + j] += common;
+            blocks.table[size](at, row_taps, count, plan.tap_offsets, first, end, out + q);
+            q += size;
         }
         y.write(p, task.column, columns, out);
     }
@@ -418,9 +418,7 @@ int64_t weight_grad(const Plan& plan, const Task& task, const View& x_view, cons
 
     x.fetch(plan.height);
     grad_y.fetch(plan.height);
-    sums.clear();
-    if (plan.prefix) sums.centre = x.centre(plan.height, sums.line);
-    sums.warm_up(x, task.row);
+    sums.start(x, task.row);
     std::memset((void*)by_tap, 0, plan.rows * plan.taps * sizeof(Vec));
     std::memset((void*)by_cell, 0, plan.rows * plan.columns * sizeof(Vec));
     std::memset(grad, 0, plan.rows * plan.columns * LANES * sizeof(double));
@@ -428,7 +426,7 @@ int64_t weight_grad(const Plan& plan, const Task& task, const View& x_view, cons
     const int chunks = parts(plan.taps, TAPS);
     int terms = 0;
     for (int p = task.row; p < task.row_end; p++) {
-        sums.advance(x, p, task.row);
+        sums.advance(x, p);
         grad_y.read(p, task.column, columns, line);
         if (plan.prefix) {
             prefix[0] = Vec{};
@@ -442,16 +440,15 @@ int64_t weight_grad(const Plan& plan, const Task& task, const View& x_view, cons
             }
         }
         for (int a = 0; a < plan.rows; a++) {
-            const int t = p + plan.row_offsets[a];
-            if (!sums.inside(plan.row_sums[a], t)) continue;
-            const Vec* row = sums.row(plan.row_sums[a], t) + task.column - sums.first_column;
+            if (!sums.inside(a, p)) continue;
+            const Vec* row = sums.row(a, p) + task.column - sums.first_column;
             for (int i = 0, e = 0; i < chunks; i++) {
                 const int many = (plan.taps - e) / (chunks - i);
                 products.table[many](row, line, columns, plan.tap_offsets + e, by_tap + a * plan.taps + e);
                 e += many;
             }
             if (plan.prefix) {
-                const float count = (float)(least(plan.height, t + plan.row_cells[a]) - most(0, t));
+                const float count = (float)Ones::inside(plan.row_offsets[a], plan.row_cells[a], p, plan.height);
                 for (int b = 0; b < plan.columns; b++) by_cell[a * plan.columns + b] += count * inside[b];
             }
         }

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
-#include <map>
 #include <new>
 #include <vector>
 
@@ -13,10 +12,10 @@
 namespace mmpelk {
 namespace {
 
-constexpr int kStrip = 128;          // columns of a task; wider maps are cut, so that the rows of sums fit the second-level cache
+constexpr int kStrip = 128;          // columns of a task; wider maps are cut, so that its rows fit the second-level cache
 constexpr int kWholeWidth = 192;     // the widest map that is not cut
 constexpr int kLeastRows = 8;        // of a task
-constexpr double kWarmUp = 0.08;     // cost of making a row of sums, in output rows
+constexpr double kWarmUp = 0.08;     // cost of a row above or below a task's, in output rows
 constexpr int kGradTasks = 8;        // tasks of a weight's gradient, at least, where the map is large enough
 
 const Kernels* const* all_kernels() {
@@ -62,8 +61,7 @@ struct Scratch {
 thread_local Scratch scratch;
 
 struct Planned : Plan {
-    std::vector<int> row_cells_, row_offsets_, row_sums_, column_cells_, row_cell_at_, column_cell_at_, taps_;
-    std::vector<RowSums> sums_;
+    std::vector<int> row_cells_, row_offsets_, column_cells_, row_cell_at_, column_cell_at_, taps_;
 
     Planned(int images, int channels, int height, int width, const int* row_sizes, int row_count, const int* column_sizes, int column_count, bool flip)
         : row_cells_(row_sizes, row_sizes + row_count), column_cells_(column_sizes, column_sizes + column_count) {
@@ -75,11 +73,9 @@ struct Planned : Plan {
         prefix = *std::max_element(column_cells_.begin(), column_cells_.end()) > 1;
         taps_ = column_offsets;
         if (prefix) taps_.push_back(column_radius + 1);
-        plan_sums();
-        row_cells = row_cells_.data(), row_offsets = row_offsets_.data(), row_sums = row_sums_.data();
+        row_cells = row_cells_.data(), row_offsets = row_offsets_.data();
         column_cells = column_cells_.data(), row_cell_at = row_cell_at_.data(), column_cell_at = column_cell_at_.data();
         taps = taps_.size(), tap_offsets = taps_.data();
-        sums_count = sums_.size(), sums = sums_.data();
     }
 
     static int along(const std::vector<int>& cells, std::vector<int>& offsets, std::vector<int>& cell_at) {
@@ -92,71 +88,28 @@ struct Planned : Plan {
         return radius;
     }
 
-    // Every height that occurs as the sum of two lower ones, from those that exist where possible.
-    void plan_sums() {
-        std::map<int, int> first = {{1, 0}};  // height: height of its first part
-        for (int height : std::vector<int>(row_cells_)) split(height, first);
-        std::map<int, int> index;
-        for (auto& part : first) {
-            index[part.first] = sums_.size();
-            const int none = 1 << 29;
-            sums_.push_back({part.first, index[part.second], index[part.first - part.second], -none, none, none, 0, 0});
-        }
-        for (int a = 0; a < rows; a++) {
-            row_sums_.push_back(index[row_cells_[a]]);
-            reach(row_sums_[a], row_offsets_[a], row_offsets_[a], row_offsets_[a]);
-        }
-        for (int i = (int)sums_.size() - 1; i > 0; i--) {  // lower ones last: the higher are made of them
-            const RowSums sums = sums_[i];
-            const int below = sums_[sums.first].height;
-            reach(sums.first, sums.lead, sums.lead, sums.need);
-            reach(sums.second, sums.lead + below, sums.lead + below, sums.need + below);
-        }
-        ring_rows = 0;
-        for (RowSums& sums : sums_) {
-            sums.depth = sums.lead - sums.low + 1;
-            sums.offset = ring_rows;
-            ring_rows += sums.depth;
-        }
-    }
-    void split(int height, std::map<int, int>& first) {
-        if (first.count(height)) return;
-        for (auto& part : first)
-            if (first.count(height - part.first)) {
-                first[height] = height - part.first;
-                return;
-            }
-        int half = 1;
-        while (2 * half < height) half *= 2;
-        split(half, first);
-        split(height - half, first);
-        first[height] = half;
-    }
-    void reach(int index, int lead, int low, int need) {
-        sums_[index].lead = std::max(sums_[index].lead, lead);
-        sums_[index].low = std::min(sums_[index].low, low);
-        sums_[index].need = std::min(sums_[index].need, need);
-    }
-
-    // The map in bands of rows and strips of columns, for each image and each `lanes` channels.
-    std::vector<Task> tasks(int lanes, int bands) const {
+    // The map in strips of columns, for each image and each `lanes` channels. What does not share out evenly among `threads` is cut into
+    // bands of rows, which read the rows around them twice.
+    std::vector<Task> tasks(int lanes, int threads) const {
         const int strips = width <= kWholeWidth ? 1 : (width + kStrip - 1) / kStrip;
+        const int groups = (channels + lanes - 1) / lanes, units = images * groups * strips, whole = units / threads * threads;
+        const int bands = bands_for(units - whole, threads);
         std::vector<Task> tasks;
-        for (int image = 0; image < images; image++)
-            for (int channel = 0; channel < channels; channel += lanes)
-                for (int band = 0; band < bands; band++)
-                    for (int strip = 0; strip < strips; strip++)
-                        tasks.push_back({image, channel, (int)((int64_t)height * band / bands), (int)((int64_t)height * (band + 1) / bands),
-                                         (int)((int64_t)width * strip / strips), (int)((int64_t)width * (strip + 1) / strips)});
+        for (int unit = 0; unit < units; unit++) {
+            const int image = unit / (groups * strips), channel = unit / strips % groups * lanes, strip = unit % strips;
+            const int count = unit < whole ? 1 : bands;
+            for (int band = 0; band < count; band++)
+                tasks.push_back({image, channel, cut(height, band, count), cut(height, band + 1, count), cut(width, strip, strips), cut(width, strip + 1, strips)});
+        }
         return tasks;
     }
-    int units(int lanes) const { return images * ((channels + lanes - 1) / lanes); }
-    // The number of bands that keeps the threads busy for the shortest time.
-    int bands_for(int lanes, int threads) const {
+    static int cut(int length, int part, int parts) { return (int)((int64_t)length * part / parts); }
+    // The number of bands of each unit that keeps the threads busy for the shortest time.
+    int bands_for(int units, int threads) const {
         int best = 1;
         double least = 0;
         for (int bands = 1; bands <= std::max(1, height / kLeastRows) && bands <= 4 * threads; bands++) {
-            const int turns = (units(lanes) * bands + threads - 1) / threads;
+            const int turns = (units * bands + threads - 1) / threads;
             const double time = turns * ((double)height / bands + 2 * kWarmUp * row_radius);
             if (bands == 1 || time < least) best = bands, least = time;
         }
@@ -211,7 +164,7 @@ int mmpelk_forward(const char* instruction_set, int threads, const int* shape, c
     const Kernels* kernels = find_kernels(instruction_set);
     if (!kernels) return 2;
     const Planned plan(shape[0], shape[1], shape[2], shape[3], row_cells, rows, column_cells, columns, flip);
-    const std::vector<Task> tasks = plan.tasks(kernels->lanes, plan.bands_for(kernels->lanes, threads));
+    const std::vector<Task> tasks = plan.tasks(kernels->lanes, threads);
     const View from = {const_cast<float*>(x), x_strides[0], x_strides[1], x_strides[2], x_strides[3]};
     const View to = {y, y_strides[0], y_strides[1], y_strides[2], y_strides[3]};
     int64_t floats = 0;
@@ -229,7 +182,7 @@ int mmpelk_weight_grad(const char* instruction_set, int threads, const int* shap
     if (!kernels) return 2;
     const Planned plan(shape[0], shape[1], shape[2], shape[3], row_cells, rows, column_cells, columns, false);
     const int lanes = kernels->lanes;
-    const std::vector<Task> tasks = plan.tasks(lanes, plan.bands_for(lanes, kGradTasks));
+    const std::vector<Task> tasks = plan.tasks(lanes, kGradTasks);
     const View from = {const_cast<float*>(x), x_strides[0], x_strides[1], x_strides[2], x_strides[3]};
     const View up = {const_cast<float*>(grad_y), grad_strides[0], grad_strides[1], grad_strides[2], grad_strides[3]};
     int64_t floats = 0;

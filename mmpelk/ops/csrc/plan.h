@@ -10,24 +10,12 @@ struct View {
     int64_t n, c, h, w;
 };
 
-// Rows summed over `height` rows below each: height 1 is the map itself, every other one the sum of two lower ones,
-// sums[t] = first[t] + second[t + height of first].
-struct RowSums {
-    int height, first, second;
-    int lead;    // while output row p is computed, the newest row is p + lead
-    int low;     // the oldest row still needed is p + low
-    int need;    // rows before (first output row) + need are never read
-    int offset;  // rows of the ring buffers before this one
-    int depth;   // rows in the ring buffer
-};
-
 // The convolution, the same for every image and channel.
 struct Plan {
     int images, channels, height, width;
     int rows, columns;       // cells of the kernel
     const int* row_cells;    // sizes
     const int* row_offsets;  // of each cell's first row from the centre
-    const int* row_sums;     // index into sums
     const int* column_cells;
     int row_radius, column_radius;
     const int* row_cell_at;     // [radius + offset]: the cell that an offset from the centre lies in
@@ -36,8 +24,6 @@ struct Plan {
     bool prefix;
     int taps;
     const int* tap_offsets;
-    int sums_count, ring_rows;
-    const RowSums* sums;
     bool flip;
 };
 

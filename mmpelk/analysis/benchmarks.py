@@ -1,0 +1,154 @@
+"""What tools/benchmark.py times: the operator, models, training steps, each beside what it is compared with."""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.structures import PixelData
+from torch import Tensor, nn
+
+from mmpelk.launch import read_config
+from mmpelk.ops import SharingGrid, available_backends, peripheral_conv2d
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+# (N, C, height = width, K): PeLK-T's stages at 224 and 512 pixels, one image and eight.
+SHAPES = (
+    (1, 46, 56, 51), (1, 46, 128, 51), (1, 46, 128, 101), (1, 93, 28, 49),
+    (1, 187, 14, 47), (1, 187, 32, 47), (8, 46, 56, 51), (8, 187, 14, 47),
+)  # fmt: skip
+STRIPE = 5
+WIDE_CONVNEXT = dict(
+    type='mmpretrain.ConvNeXt',
+    arch=dict(depths=(3, 3, 9, 3), channels=(124, 249, 499, 998)),
+    out_indices=(0, 1, 2, 3),
+    gap_before_final_norm=False,
+    layer_scale_init_value=1.0,
+)
+
+
+def operator_calls(
+    shape: tuple[int, int, int, int], backward: bool, device: torch.device | str, dtype: torch.dtype = torch.float32
+) -> dict[str, Callable[[], object]]:
+    """The peripheral convolution by every backend and in both layouts, and what other networks pay at the same width, 8/3 C channels:
+    ConvNeXt's 7x7 and SLaK's stripes.
+
+    Args:
+        shape: (N, C, H = W, K).
+        backward: Whether to run the backward pass too, for input and weight.
+        device: Where.
+        dtype: Of input and weight.
+    """
+    n, c, size, k = shape
+    grid = SharingGrid.peripheral(k, min(k, 7 if k > 51 else 5))
+    wide = -(-8 * c // 3)
+
+    def case(channels: int, kernels: list[tuple[int, int]], run: Callable, last: bool = False) -> Callable[[], object]:
+        layout = torch.channels_last if last else torch.contiguous_format
+        generator = torch.Generator().manual_seed(0)
+        x, up = (torch.randn(n, channels, size, size, generator=generator) for _ in range(2))
+        weights = [torch.randn(channels, 1, *kernel, generator=generator) for kernel in kernels]
+        x, up, *weights = (t.to(device, dtype).contiguous(memory_format=layout) for t in (x, up, *weights))
+        if not backward:
+            return torch.no_grad()(lambda: run(x, *weights))
+        leaves = [x.requires_grad_(), *(weight.requires_grad_() for weight in weights)]
+        return lambda: torch.autograd.grad(run(x, *weights), leaves, up)
+
+    def depthwise(x: Tensor, *weights: Tensor) -> Tensor:
+        return sum(F.conv2d(x, w, padding=(w.shape[2] // 2, w.shape[3] // 2), groups=x.shape[1]) for w in weights)
+
+    small = [(grid.weight_size,) * 2]
+    calls = {'auto': case(c, small, partial(peripheral_conv2d, grid=grid))}
+    calls['auto, channels_last'] = case(c, small, partial(peripheral_conv2d, grid=grid), last=True)
+    for backend in available_backends(device, dtype):
+        if backend != 'dense':
+            calls[backend] = case(c, small, partial(peripheral_conv2d, grid=grid, backend=backend))
+    calls['F.conv2d'] = case(c, [(k, k)], depthwise)
+    calls['7x7, 8/3 C'] = case(wide, [(7, 7)], depthwise)
+    calls['7x7, 8/3 C, channels_last'] = case(wide, [(7, 7)], depthwise, last=True)
+    calls['stripes, 8/3 C'] = case(wide, [(k, min(k, STRIPE)), (min(k, STRIPE), k)], depthwise)
+    return calls
+
+
+def classifiers() -> dict[str, nn.Module]:
+    """Table 8's models, and ConvNeXt-T at PeLK's width, 1.3."""
+    init_default_scope('mmpretrain')
+    models = {}
+    for name, path, backbone in (
+        ('PeLK-T', 'pelk_t_in1k', {}),
+        ('PeLK-101-T', 'ablations/table7_t101_in1k_120e', {}),
+        ('ConvNeXt-T x 1.3', 'pelk_t_in1k', dict(WIDE_CONVNEXT, _delete_=True, out_indices=-1, gap_before_final_norm=True)),
+        ('ConvNeXt-T', 'baselines/convnext_t_in1k', {}),
+        ('SLaK-T', 'baselines/slak_t_in1k', {}),
+        ('SLaK-T, F.conv2d', 'baselines/slak_t_in1k', dict(backend='dense')),
+    ):
+        models[name] = MODELS.build(_config(path, backbone).model)
+    return models
+
+
+def segmentors() -> dict[str, Config]:
+    """UperNet on PeLK-T and on what it is compared with."""
+    return {
+        'PeLK-T': _config('upernet_pelk_t_ade20k', {}),
+        'PeLK-101-T': _config('upernet_pelk_t_ade20k', dict(kernel_sizes=(101, 69, 67, 13), center_size=7)),
+        'ConvNeXt-T x 1.3': _config('upernet_pelk_t_ade20k', dict(WIDE_CONVNEXT, _delete_=True)),
+        'SLaK-T': _config('baselines/upernet_slak_t_ade20k', {}),
+    }
+
+
+def training_step(cfg: Config, batch: int, size: int, device: torch.device | str) -> Callable[[], None]:
+    """Forward, backward and AdamW on random images and labels."""
+    from mmseg.structures import SegDataSample
+
+    init_default_scope('mmseg')
+    cfg.model.backbone.drop_path_rate = 0.0  # or every step would do another amount of work
+    model = revert_sync_batchnorm(MODELS.build(cfg.model)).to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    images = torch.randn(batch, 3, size, size, device=device)
+    labels = torch.randint(0, model.num_classes, (1, size, size), device=device)
+    samples = [SegDataSample(gt_sem_seg=PixelData(data=labels)) for _ in range(batch)]
+
+    def step() -> None:
+        losses = model.loss(images, samples)
+        sum(value for name, value in losses.items() if 'loss' in name).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def peak_memory(name: str, batch: int, size: int, device: str) -> float:
+    """MiB that a training step of a segmentor adds to what the process had: of its resident set on a CPU, as torch counts it on a GPU.
+
+    Measured in a process of its own."""
+    with multiprocessing.get_context('spawn').Pool(1) as pool:
+        return pool.apply(_peak_memory, (name, batch, size, device))
+
+
+def _peak_memory(name: str, batch: int, size: int, device: str) -> float:
+    cfg = segmentors()[name]
+    before = _resident()
+    step = training_step(cfg, batch, size, device)
+    for _ in range(2):
+        step()
+    if torch.device(device).type == 'cuda':
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return _resident() - before
+
+
+def _resident() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == 'darwin' else peak / 2**10
+
+
+def _config(path: str, backbone: dict) -> Config:
+    return read_config(str(CONFIGS / f'{path}.py'), dict(model=dict(backbone=backbone)) if backbone else None)

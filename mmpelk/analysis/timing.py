@@ -1,0 +1,99 @@
+"""Times of several calls, measured side by side."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import torch
+
+TURN = 0.02
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Of one call, in milliseconds.
+
+    Attributes:
+        median: Of the timed rounds.
+        fastest, slowest: Of the timed rounds.
+        rounds: How many there were.
+    """
+
+    median: float
+    fastest: float
+    slowest: float
+    rounds: int
+
+
+def interleaved(
+    calls: Mapping[str, Callable[[], object]],
+    device: torch.device | str = 'cpu',
+    rounds: int = 10,
+    budget: float = 10.0,
+    progress: Callable[[], None] = lambda: None,
+) -> dict[str, Timing]:
+    """Time calls in turn, so that what else the machine does hits all alike.
+
+    Args:
+        calls: By name.
+        device: Where they run; waited for before and after each turn.
+        rounds: Timed turns of each call; one or two come first, to warm up. A turn repeats a short call for ``TURN`` seconds.
+        budget: Seconds for each call: one too slow for all rounds takes part in fewer, at least one.
+        progress: Called after each turn.
+    """
+    device = torch.device(device)
+
+    def seconds(call: Callable[[], object], repeats: int = 1) -> float:
+        _synchronize(device)
+        start = time.perf_counter()
+        for _ in range(repeats):
+            call()
+        _synchronize(device)
+        took = (time.perf_counter() - start) / repeats
+        progress()
+        return took
+
+    repeats, turns = {}, {}
+    for name, call in calls.items():
+        took = seconds(call)
+        if took < TURN:
+            took = seconds(call)
+        repeats[name] = max(1, int(TURN / took))
+        turns[name] = max(1, min(rounds, int(budget / took)))
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(rounds):
+        for name, call in calls.items():
+            if turn < turns[name]:
+                times[name].append(1000 * seconds(call, repeats[name]))
+    return {name: Timing(statistics.median(values), min(values), max(values), len(values)) for name, values in times.items()}
+
+
+def machine(device: torch.device | str) -> dict[str, str | int]:
+    """What figures are to be read with: device, threads, versions, day."""
+    device = torch.device(device)
+    name = torch.cuda.get_device_name(device) if device.type == 'cuda' else _cpu()
+    return dict(
+        device=name,
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+        python=platform.python_version(),
+        date=str(date.today()),
+    )
+
+
+def _cpu() -> str:
+    lines = Path('/proc/cpuinfo').read_text().splitlines() if Path('/proc/cpuinfo').exists() else []
+    names = [line.split(':')[1].strip() for line in lines if line.startswith('model name')]
+    return f'{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores'
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
