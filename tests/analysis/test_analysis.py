@@ -2,6 +2,8 @@
 
 import json
 import re
+import time
+from functools import partial
 
 import cv2
 import numpy as np
@@ -11,10 +13,10 @@ from conftest import CONFIGS
 from mmengine.config import Config
 from torch import nn
 
-from mmpelk.analysis import paper
+from mmpelk.analysis import paper, timing
 from mmpelk.analysis.complexity import complexity
 from mmpelk.analysis.receptive_field import area_ratios, contribution_map, heat_map
-from mmpelk.analysis.throughput import throughput
+from mmpelk.analysis.timing import interleaved
 from mmpelk.ops import SharingGrid
 
 LIMITS = dict(ConvNeXt=1.0, Swin=2.0, PeLK=4.0, SLaK=1.0, RepLKNet=1.0)
@@ -121,21 +123,26 @@ def test_receptive_field_of_a_known_kernel(size):
     assert picture.shape == (64, 64, 3) and picture[32, 32].sum() > picture[0, 0].sum()
 
 
-def test_throughput_takes_turns():
+def test_times_are_taken_in_turn(monkeypatch):
+    monkeypatch.setattr(timing, 'TURN', 0.0)
     calls = []
+    times = interleaved({name: partial(calls.append, name) for name in 'ab'}, rounds=3)
+    assert calls == ['a', 'b'] * 4 and set(times) == {'a', 'b'}
+    assert times['a'].rounds == 3 and times['a'].fastest <= times['a'].median <= times['a'].slowest
+    slow = interleaved({'slow': lambda: time.sleep(0.02), 'fast': lambda: None}, rounds=4, budget=0.05)
+    assert slow['slow'].rounds < 4 and slow['fast'].rounds == 4
 
-    class Tells(nn.Module):
-        def __init__(self, name):
-            super().__init__()
-            self.name = name
 
-        def forward(self, x):
-            calls.append(self.name)
-            return x
-
-    results = throughput({name: Tells(name) for name in 'ab'}, batch=2, size=32, device='cpu', repeats=3)
-    assert calls == ['a', 'b'] * 5 and set(results) == {'a', 'b'}
-    assert results['a'].images_per_second == 2 / results['a'].seconds and results['a'].spread >= 1
+def test_the_benchmarks(run_tool, fail_tool, tmp_path):
+    quick = ['--rounds', 1, '--budget', 0.01, '--device', 'cpu', '--out', tmp_path]
+    printed = run_tool('benchmark.py', 'op', '--shape', 1, 3, 9, 31, '--backward', *quick)
+    assert '| (1, 3, 9, 31) |' in printed and 'forward and backward' in printed
+    record = json.loads((tmp_path / 'op_backward.json').read_text())
+    assert record['milliseconds'][0]['auto']['rounds'] == 1 and {'device', 'torch', 'date', 'command'} <= set(record)
+    printed = run_tool('benchmark.py', 'model', '--batch', 1, '--size', 32, *quick)
+    assert re.search(r'\| PeLK-101-T \|', printed) and (tmp_path / 'model_32.md').exists()
+    assert 'the last one odd, got (1, 3, 9, 30)' in fail_tool('benchmark.py', 'op', '--shape', 1, 3, 9, 30, cwd=tmp_path)
+    assert '--size must be at least 32, got 16' in fail_tool('benchmark.py', 'train', '--size', 16, cwd=tmp_path)
 
 
 def test_the_tools(run_tool, fail_tool, tmp_path):
@@ -151,5 +158,5 @@ def test_the_tools(run_tool, fail_tool, tmp_path):
     assert set(json.loads((tmp_path / 'field.json').read_text())) == {'0.2', '0.3', '0.5', '0.99'}
     assert 'must lie in (0, 1], got 2.0' in fail_tool('complexity.py', config, '--density', 2, cwd=tmp_path)
     assert 'image folder none does not exist' in fail_tool('receptive_field.py', config, '--images', 'none', cwd=tmp_path)
-    assert '--batch must be at least 1, got 0' in fail_tool('throughput.py', '--batch', 0, cwd=tmp_path)
+    assert '--batch must be positive, got 0' in fail_tool('benchmark.py', 'model', '--batch', 0, cwd=tmp_path)
     assert 'data/digits does not exist' in fail_tool('train_evidence.py', cwd=tmp_path)

@@ -1,4 +1,5 @@
 import copy
+import pickle
 
 import pytest
 import torch
@@ -6,7 +7,7 @@ from torch import nn
 from torch.nn.functional import interpolate
 
 from mmpelk.models import PeLK
-from mmpelk.models.token_mixer import DepthwiseConv, PeripheralConv
+from mmpelk.models.token_mixer import DepthwiseConv, PeripheralConv, TokenMixer
 from mmpelk.ops import SharingGrid
 
 SMALL = dict(depths=(2, 1, 2, 1), channels=(16, 24, 32, 40))
@@ -228,3 +229,73 @@ def test_bad_arguments(options, message):
 def test_input_below_32_is_refused():
     with pytest.raises(ValueError, match='at least 32x32, got 31x64'):
         PeLK(SMALL)(torch.zeros(1, 3, 31, 64))
+
+
+def randomised(**options):
+    """A model whose norms have something to fold."""
+    torch.manual_seed(0)
+    model = PeLK(SMALL, drop_path_rate=0.0, layer_scale_init_value=1.0, **options)
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.dtype == torch.float32 and tensor.ndim == 1:
+            nn.init.uniform_(tensor, 0.5, 1.5)
+    return model
+
+
+@pytest.mark.parametrize(
+    'options',
+    [{}, K101, dict(pos_embed='per_channel'), dict(kernel_form='dense', kernel_sizes=(13, 11, 9, 7)), dict(pos_embed=None)],
+)
+def test_branches_fold_in_eval_mode(options, monkeypatch):
+    model, image = randomised(**options).eval(), torch.randn(2, 3, 70, 64)
+    assert all(block.token_mixer._folds(stage.pos_embed) for stage in model.stages for block in stage)
+    folded = model(image)
+    monkeypatch.setattr(TokenMixer, '_folds', lambda self, pos_embed: False)
+    for one, other in zip(folded, model(image)):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    'options, stages',
+    [
+        (dict(sharing_grids=[[4, 4, 3], [9, 8, 4, 2, 1, 1, 1], [1, 1, 2, 4, 8, 1], [2, 2, 1, 1, 1]]), [False, True, False, True]),
+        (dict(pos_embed_mode='inside'), [False] * 4),
+        (dict(kernel_form='stripe', pos_embed=None), [False] * 4),
+        (dict(small_kernel=None), [False] * 4),
+    ],
+)
+def test_what_does_not_fold(options, stages):
+    model = randomised(**options)
+    assert not any(block.token_mixer._folds(stage.pos_embed) for stage in model.stages for block in stage)
+    assert [stage[0].token_mixer._folds(stage.pos_embed) for stage in model.eval().stages] == stages
+
+
+@pytest.mark.parametrize('mode', ['train', 'eval'])
+def test_memory_formats(mode):
+    model, image = getattr(randomised(), mode)(), torch.randn(2, 3, 64, 96)
+    outputs = model(image)
+    assert all(output.is_contiguous() for output in outputs)
+    for one, other in zip(model(image.contiguous(memory_format=torch.channels_last)), outputs):
+        assert one.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('mode', ['train', 'eval'])
+def test_compiles_whole(mode):
+    model, image = getattr(randomised(), mode)(), torch.randn(2, 3, 64, 96)
+    compiled = torch.compile(model, fullgraph=True, backend='aot_eager')
+    for one, other in zip(compiled(image), model(image)):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    sum(output.square().mean() for output in compiled(image)).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_nothing_of_the_operator_is_copied_or_pickled():
+    model, image = randomised().eval(), torch.randn(1, 3, 64, 64)
+    keys = set(model.state_dict())
+    before = model(image)[-1]
+    assert set(model.state_dict()) == keys
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), copy.deepcopy(model).double().float()):
+        assert torch.equal(other(image)[-1], before)
+    with torch.no_grad():
+        model.stages[0][0].token_mixer.large.weight.mul_(2)
+    assert not torch.equal(model(image)[-1], before)
