@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
 import resource
 import sys
@@ -18,6 +19,7 @@ from mmengine.structures import PixelData
 from torch import Tensor, nn
 
 from mmpelk.launch import read_config
+from mmpelk.models.token_mixer import DepthwiseConv
 from mmpelk.ops import SharingGrid, available_backends, peripheral_conv2d
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
@@ -80,7 +82,7 @@ def operator_calls(
 
 
 def classifiers() -> dict[str, nn.Module]:
-    """Table 8's models, and ConvNeXt-T at PeLK's width, 1.3."""
+    """Table 8's models, ConvNeXt-T at PeLK's width, 1.3, also in channels_last, and SLaK-T also as its authors run it."""
     init_default_scope('mmpretrain')
     models = {}
     for name, path, backbone in (
@@ -89,10 +91,30 @@ def classifiers() -> dict[str, nn.Module]:
         ('ConvNeXt-T x 1.3', 'pelk_t_in1k', dict(WIDE_CONVNEXT, _delete_=True, out_indices=-1, gap_before_final_norm=True)),
         ('ConvNeXt-T', 'baselines/convnext_t_in1k', {}),
         ('SLaK-T', 'baselines/slak_t_in1k', {}),
-        ('SLaK-T, F.conv2d', 'baselines/slak_t_in1k', dict(backend='dense')),
+        ('SLaK-T, published', 'baselines/slak_t_in1k', {}),
     ):
         models[name] = MODELS.build(_config(path, backbone).model)
+    for module in models['SLaK-T, published'].modules():
+        if isinstance(module, DepthwiseConv):
+            module.forward = partial(_published, module)
+    models['ConvNeXt-T x 1.3, channels_last'] = _ChannelsLast(models['ConvNeXt-T x 1.3'])
     return models
+
+
+def _published(conv: DepthwiseConv, x: Tensor) -> Tensor:
+    """SLaK's own code: torch's conv2d in torch's default layout."""
+    padding = tuple(size // 2 for size in conv.kernel_size)
+    return F.conv2d(x.contiguous(), conv.weight, conv.bias, padding=padding, groups=x.shape[1])
+
+
+class _ChannelsLast(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = copy.deepcopy(model).to(memory_format=torch.channels_last)
+        self.backbone = self.model.backbone
+
+    def forward(self, images: Tensor) -> object:
+        return self.model(images.contiguous(memory_format=torch.channels_last))
 
 
 def segmentors() -> dict[str, Config]:

@@ -55,11 +55,11 @@ def instruction_sets() -> tuple[str, ...]:
 
 
 def cost(input: Tensor, rows: Sequence[int], columns: Sequence[int], backward: bool) -> float:
-    """Predicted microseconds: an overhead and a constant for each tap of each position. Fitted as :func:`fft.cost`."""
+    """Predicted microseconds: an overhead, and a constant for each tap of each position and what a position costs besides. Fitted as
+    :func:`fft.cost`."""
     taps = len(rows) * (len(columns) + (max(columns) > 1))
-    channels = -(-input.shape[1] // 16) * 16
-    work = input.numel() // max(1, input.shape[1]) * channels * (taps + 20)
-    return 60 + 2.8e-5 * work if backward else 25 + 1.1e-5 * work
+    positions = input.numel() // max(1, input.shape[1]) * (-(-input.shape[1] // 16) * 16)
+    return 60 + 2.8e-5 * positions * (taps + 20) if backward else 25 + 1.2e-5 * positions * (taps + 60)
 
 
 def forward(input: Tensor, weight: Tensor, bias: Tensor | None, rows: Sequence[int], columns: Sequence[int]) -> Tensor:

@@ -239,17 +239,19 @@ struct Ones {
     }
 };
 
-// `R` neighbouring taps: the weights stay in registers, and each x is loaded once.
-template <int B, int R>
+// `R` taps, `step` apart: the weights stay in registers, and each x is loaded once.
+template <int B, int R, int step>
 inline void sweep(const Vec* x, const Vec* weight, Vec* sum) {
     Vec w[R];
     for (int t = 0; t < R; t++) w[t] = weight[t];
 #pragma GCC unroll 32
-    for (int j = 0; j < B + R - 1; j++) {
+    for (int j = 0; j < B + (R - 1) * step; j++) {
         const Vec v = x[j];
 #pragma GCC unroll 8
-        for (int t = 0; t < R; t++)
-            if (j - t >= 0 && j - t < B) sum[j - t] += w[t] * v;
+        for (int t = 0; t < R; t++) {
+            const int i = j - t * step;
+            if (i >= 0 && i < B) sum[i] += w[t] * v;
+        }
     }
 }
 
@@ -261,16 +263,19 @@ void block(const Vec* const* rows, const Vec* const* weights, int row_count, con
     for (int a = 0; a < row_count; a++) {
         const Vec* row = rows[a];
         const Vec* weight = weights[a];
-        for (int e = first; e < end; e++) {
+        for (int e = first; e < end;) {
             const Vec* x = row + offsets[e];
-            if (SWEEP && e + 5 < end && offsets[e + 5] == offsets[e] + 5) {
-                sweep<B, 6>(x, weight + e, sum);
-                e += 5;
-                continue;
+            const Vec* w = weight + e;
+            const auto apart = [&](int taps, int distance) { return SWEEP && e + taps < end && offsets[e + taps] - offsets[e] == distance; };
+            if (apart(7, 7)) {
+                sweep<B, 8, 1>(x, w, sum), e += 8;
+            } else if (apart(5, 5)) {
+                sweep<B, 6, 1>(x, w, sum), e += 6;
+            } else if (apart(1, 4)) {
+                sweep<B, 2, 4>(x, w, sum), e += 2;
+            } else {
+                sweep<B, 1, 1>(x, w, sum), e += 1;
             }
-            const Vec w = weight[e];
-#pragma GCC unroll 32
-            for (int i = 0; i < B; i++) sum[i] += w * x[i];
         }
     }
     for (int i = 0; i < B; i++) sums[i] = sum[i];
