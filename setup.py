@@ -35,7 +35,7 @@ SOURCES = 'mmpelk/ops/csrc'
 NATIVE = Extension(
     'mmpelk.ops._native',
     sources=[f'{SOURCES}/{name}.cpp' for name in ('native', 'portable', 'avx2', 'avx512')],
-    depends=[f'{SOURCES}/{name}.h' for name in ('plan', 'vec', 'kernel')],
+    depends=[f'{SOURCES}/{name}.h' for name in ('plan', 'vec', 'channels', 'sums', 'kernel')],
     extra_compile_args=['-O3', '-std=c++17', '-ffp-contract=fast', '-g0', *(['-fopenmp'] if sys.platform == 'linux' else [])],
     extra_link_args=['-fopenmp'] if sys.platform == 'linux' else [],
     language='c++',
