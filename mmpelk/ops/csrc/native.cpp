@@ -18,25 +18,24 @@ constexpr int kLeastRows = 8;        // of a task
 constexpr double kWarmUp = 0.08;     // cost of a row above or below a task's, in output rows
 constexpr int kGradTasks = 8;        // tasks of a weight's gradient, at least, where the map is large enough
 
-const Kernels* const* all_kernels() {
-    static const Kernels* kernels[4] = {};
-    if (!kernels[0]) {
-        int count = 0;
-        const Kernels* found[4] = {};
+// Fastest first.
+const std::vector<const Kernels*>& all_kernels() {
+    static const std::vector<const Kernels*> kernels = [] {
+        std::vector<const Kernels*> found;
 #if defined(__x86_64__)
         if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq"))
-            found[count++] = avx512_kernels();
-        if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found[count++] = avx2_kernels();
+            found.push_back(avx512_kernels());
+        if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back(avx2_kernels());
 #endif
-        found[count++] = portable_kernels();
-        for (int i = count; i-- > 0;) kernels[i] = found[i];
-    }
+        found.push_back(portable_kernels());
+        return found;
+    }();
     return kernels;
 }
 
 const Kernels* find_kernels(const char* name) {
-    for (const Kernels* const* kernels = all_kernels(); *kernels; kernels++)
-        if (!std::strcmp((*kernels)->name, name)) return *kernels;
+    for (const Kernels* kernels : all_kernels())
+        if (!std::strcmp(kernels->name, name)) return kernels;
     return nullptr;
 }
 
@@ -150,9 +149,7 @@ extern "C" {
 
 // The name of the i-th instruction set that this machine has, fastest first; null beyond the last.
 const char* mmpelk_instruction_set(int index) {
-    const Kernels* const* kernels = all_kernels();
-    for (; index > 0 && *kernels; index--) kernels++;
-    return *kernels ? (*kernels)->name : nullptr;
+    return index < (int)all_kernels().size() ? all_kernels()[index]->name : nullptr;
 }
 
 // y (N, C, H, W) = the 'same' correlation of x with the (C, rows, columns) weight spread over its cells, plus a (C) bias or null. Strides
