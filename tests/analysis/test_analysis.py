@@ -22,8 +22,8 @@ from mmpelk.ops import SharingGrid
 LIMITS = dict(ConvNeXt=1.0, Swin=2.0, PeLK=4.0, SLaK=1.0, RepLKNet=1.0)
 # One row of each family, table and size; `python tools/complexity.py` prints them all.
 CHECKED = {
-    (2, 'PeLK-T', (512, 2048)), (2, 'Swin-T', (512, 2048)), (2, 'ConvNeXt-T', (512, 2048)), (2, 'SLaK-T', (512, 2048)),
-    (3, 'PeLK-T', (800, 1280)), (3, 'ConvNeXt-T', (800, 1280)), (4, 'PeLK-B', (384, 384)),
+    (2, 'PeLK-T', (512, 2048)), (2, 'ConvNeXt-T', (512, 2048)), (2, 'SLaK-T', (512, 2048)),
+    (3, 'PeLK-T', (800, 1280)), (4, 'PeLK-B', (384, 384)),
     (4, 'PeLK-B-101', (384, 384)), (4, 'ConvNeXt-T', (224, 224)), (4, 'Swin-T', (224, 224)),
     (4, 'RepLKNet-31B', (384, 384)),
 }  # fmt: skip
@@ -139,8 +139,6 @@ def test_the_benchmarks(run_tool, fail_tool, tmp_path):
     assert '| (1, 3, 9, 31) |' in printed and 'forward and backward' in printed
     record = json.loads((tmp_path / 'op_backward.json').read_text())
     assert record['milliseconds'][0]['auto']['rounds'] == 1 and {'device', 'torch', 'date', 'command'} <= set(record)
-    printed = run_tool('benchmark.py', 'model', '--batch', 1, '--size', 32, *quick)
-    assert re.search(r'\| PeLK-101-T \|', printed) and (tmp_path / 'model_32.md').exists()
     assert 'the last one odd, got (1, 3, 9, 30)' in fail_tool('benchmark.py', 'op', '--shape', 1, 3, 9, 30, cwd=tmp_path)
     assert '--size must be at least 32, got 16' in fail_tool('benchmark.py', 'train', '--size', 16, cwd=tmp_path)
 

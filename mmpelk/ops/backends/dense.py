@@ -30,7 +30,7 @@ def cost(input: Tensor, rows: Sequence[int], columns: Sequence[int], backward: b
     if backward:
         return 100 + 7e-4 * multiply_adds
     fast = sum(columns) <= FAST_WIDTH and input.dtype != torch.float64
-    return 150 + (2e-5 if fast else 3e-4) * multiply_adds
+    return 150 + 2e-5 * multiply_adds if fast else 100 + 3e-4 * multiply_adds
 
 
 def forward(input: Tensor, weight: Tensor, bias: Tensor | None, rows: Sequence[int], columns: Sequence[int]) -> Tensor:
