@@ -69,14 +69,13 @@ def bench_operator(args: argparse.Namespace, where: dict) -> None:
     for shape in shapes:
         calls = operator_calls(shape, args.backward, args.device, PRECISIONS[args.precision])
         measured[shape] = timed(calls, args, str(shape))
-    dense = ('F.conv2d', '7x7, 8/3 C', '7x7, 8/3 C, channels_last', 'stripes, 8/3 C')
     names = list(next(iter(measured.values())))
     lines = [f'| (N, C, H = W, K) | {" | ".join(names)} | F.conv2d : auto | 7x7 : auto | both channels_last |']
     lines.append('|---' * (len(names) + 4) + '|')
     for shape, times in measured.items():
         cells = [f'{times[name].median:.3g}' for name in names]
-        last = times[dense[2]].median / times['auto, channels_last'].median
-        ratios = [f'{times[name].median / times["auto"].median:.2f}' for name in dense[:2]]
+        last = times['7x7, 8/3 C, channels_last'].median / times['auto, channels_last'].median
+        ratios = [f'{times[name].median / times["auto"].median:.2f}' for name in ('F.conv2d', '7x7, 8/3 C')]
         lines.append(f'| {shape} | {" | ".join((*cells, *ratios, f"{last:.2f}"))} |')
     name = 'op' + ('_backward' if args.backward else '') + ('_sweep' if args.sweep else '')
     results = [dict(shape=shape, **{key: asdict(value) for key, value in times.items()}) for shape, times in measured.items()]

@@ -208,13 +208,19 @@ class TokenMixer(nn.Module):
         return mixed
 
     def _mix_folded(self, x: Tensor, pos_embed: Tensor | None) -> Tensor:
-        large = self.large
-        weight, bias = _fold_norm(large.weight, None, self.large_norm)
-        kernel, small_bias = _fold_norm(self.small.weight, None, self.small_norm)
-        weight, bias = weight + _pad_to(kernel, large.grid.weight_size), bias + small_bias
+        grid = self.large.grid
+        weight, bias = self._merge([_fold_norm(self.large.weight, None, self.large_norm)], pos_embed)
+        return peripheral_conv2d(x, weight, grid, bias=bias, backend=self.large.backend)
+
+    def _merge(self, folded: list[tuple[Tensor, Tensor]], pos_embed: Tensor | None) -> tuple[Tensor, Tensor]:
+        """One weight and bias of the large kernel's folded parts, the small branch and h."""
+        if self.small is not None:
+            folded = [*folded, _fold_norm(self.small.weight, None, self.small_norm)]
+        size = max(kernel.shape[-2] for kernel, _ in folded)
+        bias = sum(bias for _, bias in folded)
         if pos_embed is not None:
-            bias = bias + pos_embed_term(large.weight, large.grid, pos_embed, (1, 1))[:, 0, 0]
-        return peripheral_conv2d(x, weight, large.grid, bias=bias, backend=large.backend)
+            bias = bias + pos_embed_term(self.large.weight, self.large.grid, pos_embed, (1, 1))[:, 0, 0]
+        return sum(_pad_to(kernel, size) for kernel, _ in folded), bias
 
     def _folds(self, pos_embed: Tensor | None) -> bool:
         """Whether the branches are one convolution on the grid now."""
@@ -246,14 +252,9 @@ class TokenMixer(nn.Module):
             ]
         else:
             folded = [_fold_norm(self.large.grid.expand(self.large.weight), self.large.bias, self.large_norm)]
-        if self.small is not None:
-            folded.append(_fold_norm(self.small.weight, None, self.small_norm))
-        size = max(kernel.shape[-2] for kernel, _ in folded)
-        bias = sum(bias for _, bias in folded)
-        if pos_embed is not None:
-            bias = bias + pos_embed_term(self.large.weight, self.large.grid, pos_embed, (1, 1))[:, 0, 0]
-        merged = DepthwiseConv(self.conv_channels, (size, size), bias=True, backend=self.large.backend).to(bias)
-        merged.weight.copy_(sum(_pad_to(kernel, size) for kernel, _ in folded))
+        weight, bias = self._merge(folded, pos_embed)
+        merged = DepthwiseConv(self.conv_channels, tuple(weight.shape[-2:]), bias=True, backend=self.large.backend).to(bias)
+        merged.weight.copy_(weight)
         merged.bias.copy_(bias)
         self.large, self.large_norm = merged, nn.Identity()
         self.small = self.small_norm = self.pos_embed = None

@@ -6,18 +6,13 @@
 #pragma GCC target("avx2,fma")
 #endif
 #define MMPELK_ISA avx2
+#define NAME "avx2"
+#define KERNELS avx2_kernels
 #define LANES 8
 #define BLOCK 12
 #define SWEEP 0
 #define TAPS 6
 #include "kernel.h"
-
-namespace mmpelk {
-const Kernels* avx2_kernels() {
-    static const Kernels kernels = {"avx2", LANES, avx2::forward, avx2::weight_grad};
-    return &kernels;
-}
-}  // namespace mmpelk
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif

@@ -6,18 +6,13 @@
 #pragma GCC target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")
 #endif
 #define MMPELK_ISA avx512
+#define NAME "avx512"
+#define KERNELS avx512_kernels
 #define LANES 16
 #define BLOCK 16
 #define SWEEP 1
 #define TAPS 9
 #include "kernel.h"
-
-namespace mmpelk {
-const Kernels* avx512_kernels() {
-    static const Kernels kernels = {"avx512", LANES, avx512::forward, avx512::weight_grad};
-    return &kernels;
-}
-}  // namespace mmpelk
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif

@@ -255,3 +255,10 @@ int64_t weight_grad(const Plan& plan, const Task& task, const View& x_view, cons
 
 }  // namespace
 }  // namespace mmpelk::MMPELK_ISA
+
+namespace mmpelk {
+const Kernels* KERNELS() {
+    static const Kernels kernels = {NAME, LANES, MMPELK_ISA::forward, MMPELK_ISA::weight_grad};
+    return &kernels;
+}
+}  // namespace mmpelk

@@ -1,4 +1,4 @@
-// One register of floats, by the compiler's vector extension. The including file sets LANES and the instruction set's namespace.
+// One register of floats, by the compiler's vector extension. The instruction set's file sets LANES and its namespace.
 #pragma once
 #include <cstdint>
 #include <cstring>
