@@ -7,12 +7,18 @@ import os
 import runpy
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    # For tests/ops/test_triton.py: Triton's functions look at it when they are imported, and torch may import Triton at any time.
+    with pytest.MonkeyPatch.context() as patch, suppress(ImportError):
+        patch.setenv('TRITON_INTERPRET', '1')
+        import triton  # noqa: F401
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / 'configs'
@@ -39,6 +45,7 @@ def digit_scenes(tmp_path_factory) -> Path:
 def coco(tmp_path_factory):
     """A folder with data/coco: 80 categories with COCO's gaps in the ids, a crowd, an image without annotations. The images are
     long and narrow, so that COCO's sizes stay small."""
+    import cv2
     from mmdet.datasets import CocoDataset
 
     home = tmp_path_factory.mktemp('coco')
@@ -67,6 +74,8 @@ def coco(tmp_path_factory):
 @pytest.fixture(scope='session')
 def imagenet(tmp_path_factory) -> Path:
     """A folder with data/imagenet in the flat layout: 4 training and 2 validation images."""
+    import cv2
+
     home = tmp_path_factory.mktemp('imagenet')
     for split, count in (('train', 4), ('val', 2)):
         (home / 'data/imagenet' / split).mkdir(parents=True)

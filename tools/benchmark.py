@@ -1,6 +1,7 @@
 """Time the operator, models or training steps beside what they are compared with, interleaved in one process: medians, spread, ratios.
 
-benchmark.py op      peripheral convolution: backends, layouts, F.conv2d, ConvNeXt's 7x7 and SLaK's stripes; --sweep: over kernel sizes
+benchmark.py op      peripheral convolution: backends, layouts, F.conv2d, ConvNeXt's 7x7 and SLaK's stripes, and a copy of the map, which
+                     is memory's floor; --sweep: over kernel sizes
 benchmark.py model   inference of PeLK-T, PeLK-101-T, ConvNeXt-T, SLaK-T (Table 8)
 benchmark.py train   a training step of UperNet on each, with its peak memory
 """
@@ -19,7 +20,16 @@ import torch
 from mmengine.device import get_device
 from mmengine.utils import ProgressBar
 
-from mmpelk.analysis.benchmarks import SHAPES, classifiers, operator_calls, peak_memory, segmentors, training_step
+from mmpelk.analysis.benchmarks import (
+    GPU_SHAPES,
+    SHAPES,
+    classifiers,
+    operator_calls,
+    operator_work,
+    peak_memory,
+    segmentors,
+    training_step,
+)
 from mmpelk.analysis.paper import TABLE8
 from mmpelk.analysis.timing import Timing, interleaved, machine
 from mmpelk.errors import InputError, one_line_errors
@@ -37,13 +47,14 @@ def main() -> None:
         command.add_argument('--device', default=get_device(), help='default: %(default)s')
         command.add_argument('--rounds', type=int, default=10, help='timed rounds; default: %(default)s')
         command.add_argument('--budget', type=float, default=10, help='seconds for each call at most; default: %(default)s')
+        command.add_argument(
+            '--precision', choices=PRECISIONS, default='float32', help='train: by autocast; default: %(default)s'
+        )
         command.add_argument('--out', type=Path, help='folder for the table, JSON and pictures')
     op.add_argument('--shape', type=int, nargs=4, action='append', metavar=('N', 'C', 'HW', 'K'), help="default: PeLK-T's stages")
     op.add_argument('--backward', action='store_true', help='forward and backward together')
     op.add_argument('--sweep', action='store_true', help='kernels of 7 to 151 on the first shape, with a plot')
     model.add_argument('--deploy', action='store_true', help='with branches, norms and grids folded into plain convolutions')
-    for command in (op, model):
-        command.add_argument('--precision', choices=PRECISIONS, default='float32', help='default: %(default)s')
     for command, batch, size in ((model, 8, 224), (train, 2, 512)):
         command.add_argument('--batch', type=int, default=batch, help='images at once; default: %(default)s')
         command.add_argument('--size', type=int, default=size, help='height and width; default: %(default)s')
@@ -59,7 +70,8 @@ def main() -> None:
 
 
 def bench_operator(args: argparse.Namespace, where: dict) -> None:
-    shapes = [tuple(shape) for shape in args.shape or SHAPES]
+    defaults = GPU_SHAPES if torch.device(args.device).type == 'cuda' else SHAPES
+    shapes = [tuple(shape) for shape in args.shape or defaults]
     for n, c, size, k in shapes:
         if min(n, c, size, k) < 1 or k % 2 == 0:
             raise InputError(f'--shape needs positive numbers, the last one odd, got {(n, c, size, k)}')
@@ -77,8 +89,21 @@ def bench_operator(args: argparse.Namespace, where: dict) -> None:
         last = times['7x7, 8/3 C, channels_last'].median / times['auto, channels_last'].median
         ratios = [f'{times[name].median / times["auto"].median:.2f}' for name in ('F.conv2d', '7x7, 8/3 C')]
         lines.append(f'| {shape} | {" | ".join((*cells, *ratios, f"{last:.2f}"))} |')
+    lines += ['', 'What it takes at least, and what auto reached: numbers of the maps read and written, multiply-adds.', '']
+    lines.append('| (N, C, H = W, K) | MB | copy (ms) | auto : copy | dense GMAC | structured GMAC | auto, structured GMAC/s |')
+    lines.append('|---' * 7 + '|')
+    for shape, times in measured.items():
+        work, auto, copy = operator_work(shape, args.backward), times['auto'].median, times['copy'].median
+        size = work['values'] * PRECISIONS[args.precision].itemsize / 1e6
+        lines.append(
+            f'| {shape} | {size:.3g} | {copy:.3g} | {auto / copy:.2f} | {work["dense"] / 1e9:.3g} | {work["structured"] / 1e9:.3g} '
+            f'| {work["structured"] / auto / 1e6:.3g} |'
+        )
     name = 'op' + ('_backward' if args.backward else '') + ('_sweep' if args.sweep else '')
-    results = [dict(shape=shape, **{key: asdict(value) for key, value in times.items()}) for shape, times in measured.items()]
+    results = [
+        dict(shape=shape, **operator_work(shape, args.backward), **{key: asdict(value) for key, value in times.items()})
+        for shape, times in measured.items()
+    ]
     report(name, f'milliseconds, {"forward and backward" if args.backward else "forward"}', lines, results, args, where)
     if args.sweep and args.out:
         draw_sweep(measured, args.out / f'{name}.png', where)
@@ -109,11 +134,11 @@ def bench_models(args: argparse.Namespace, where: dict) -> None:
 
 
 def bench_training(args: argparse.Namespace, where: dict) -> None:
-    memory = {}
+    memory, dtype = {}, PRECISIONS[args.precision]
     for name in segmentors():
         print(f'peak memory of {name}', flush=True)
-        memory[name] = peak_memory(name, args.batch, args.size, args.device)
-    calls = {name: training_step(cfg, args.batch, args.size, args.device) for name, cfg in segmentors().items()}
+        memory[name] = peak_memory(name, args.batch, args.size, args.device, dtype)
+    calls = {name: training_step(cfg, args.batch, args.size, args.device, dtype) for name, cfg in segmentors().items()}
     times = timed(calls, args, 'training steps')
     wide = 'ConvNeXt-T x 1.3'
     lines = [f'| model | ms a step | slowest : fastest | time over {wide} | peak memory (MiB) | memory over {wide} |']
@@ -140,8 +165,7 @@ def timed(calls: dict[str, Callable[[], object]], args: argparse.Namespace, titl
 
 def report(name: str, title: str, lines: list[str], results: object, args: argparse.Namespace, where: dict) -> None:
     """Print a table; write it and the measurements."""
-    precision = getattr(args, 'precision', 'float32')
-    head = f'{title}, {precision}, medians of up to {args.rounds} interleaved rounds'
+    head = f'{title}, {args.precision}, medians of up to {args.rounds} interleaved rounds'
     print('\n'.join(('', head, '', *lines)))
     if args.out is None:
         return
@@ -149,7 +173,7 @@ def report(name: str, title: str, lines: list[str], results: object, args: argpa
     command = f'python tools/benchmark.py {" ".join(sys.argv[1:])}'
     settings = ', '.join(f'{key} {value}' for key, value in where.items())
     (args.out / f'{name}.md').write_text('\n'.join((f'# {head}', '', f'`{command}`', '', f'{settings}.', '', *lines, '')))
-    record = dict(where, command=command, precision=precision, milliseconds=results)
+    record = dict(where, command=command, precision=args.precision, milliseconds=results)
     (args.out / f'{name}.json').write_text(json.dumps(record, indent=1) + '\n')
 
 

@@ -8,6 +8,7 @@ import resource
 import sys
 from collections.abc import Callable
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from mmpelk.launch import read_config
 from mmpelk.models.token_mixer import DepthwiseConv
 from mmpelk.ops import SharingGrid, available_backends, peripheral_conv2d
+from mmpelk.ops.cells import crop
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 # (N, C, height = width, K): PeLK-T's stages at 224 and 512 pixels, one image and eight.
@@ -28,6 +30,8 @@ SHAPES = (
     (1, 46, 56, 51), (1, 46, 128, 51), (1, 46, 128, 101), (1, 93, 28, 49),
     (1, 187, 14, 47), (1, 187, 32, 47), (8, 46, 56, 51), (8, 187, 14, 47),
 )  # fmt: skip
+# On a GPU: a training batch, and as first shapes the largest maps, by two kernel sizes.
+GPU_SHAPES = ((16, 46, 128, 51), (16, 46, 128, 101), *((16, *shape[1:]) for shape in SHAPES[:6] if shape[2] != 128))
 STRIPE = 5
 WIDE_CONVNEXT = dict(
     type='mmpretrain.ConvNeXt',
@@ -42,7 +46,10 @@ def operator_calls(
     shape: tuple[int, int, int, int], backward: bool, device: torch.device | str, dtype: torch.dtype = torch.float32
 ) -> dict[str, Callable[[], object]]:
     """The peripheral convolution by every backend and in both layouts, and what other networks pay at the same width, 8/3 C channels:
-    ConvNeXt's 7x7 and SLaK's stripes.
+    ConvNeXt's 7x7 and SLaK's stripes. 'copy' reads the map and writes it: the floor that memory sets. RepLKNet's implicit GEMM takes
+    part where its build is installed.
+
+    On a GPU each call takes the next of several inputs, together larger than its cache.
 
     Args:
         shape: (N, C, H = W, K).
@@ -51,19 +58,26 @@ def operator_calls(
         dtype: Of input and weight.
     """
     n, c, size, k = shape
-    grid = SharingGrid.peripheral(k, min(k, 7 if k > 51 else 5))
+    grid = _grid(k)
     wide = -(-8 * c // 3)
 
     def case(channels: int, kernels: list[tuple[int, int]], run: Callable, last: bool = False) -> Callable[[], object]:
         layout = torch.channels_last if last else torch.contiguous_format
         generator = torch.Generator().manual_seed(0)
         x, up = (torch.randn(n, channels, size, size, generator=generator) for _ in range(2))
-        weights = [torch.randn(channels, 1, *kernel, generator=generator) for kernel in kernels]
-        x, up, *weights = (t.to(device, dtype).contiguous(memory_format=layout) for t in (x, up, *weights))
-        if not backward:
-            return torch.no_grad()(lambda: run(x, *weights))
-        leaves = [x.requires_grad_(), *(weight.requires_grad_() for weight in weights)]
-        return lambda: torch.autograd.grad(run(x, *weights), leaves, up)
+        weights = [torch.randn(channels, 1, *kernel, generator=generator).to(device, dtype) for kernel in kernels]
+        copies = copies_beyond_cache(x.numel() * dtype.itemsize, device)
+        maps = cycle([[t.to(device, dtype, memory_format=layout, copy=True) for t in (x, up)] for _ in range(copies)])
+
+        def forward() -> object:
+            return run(next(maps)[0], *weights)
+
+        def forward_and_backward() -> object:
+            x, up = next(maps)
+            leaves = [x.requires_grad_(), *(weight.requires_grad_() for weight in weights)]
+            return torch.autograd.grad(run(x, *weights), leaves, up)
+
+        return forward_and_backward if backward else torch.no_grad()(forward)
 
     def depthwise(x: Tensor, *weights: Tensor) -> Tensor:
         return sum(F.conv2d(x, w, padding=(w.shape[2] // 2, w.shape[3] // 2), groups=x.shape[1]) for w in weights)
@@ -74,11 +88,55 @@ def operator_calls(
     for backend in available_backends(device, dtype):
         if backend != 'dense':
             calls[backend] = case(c, small, partial(peripheral_conv2d, grid=grid, backend=backend))
+    if gemm := implicit_gemm(c, k, device, dtype):
+        calls['implicit GEMM'] = case(c, [(k, k)], gemm)
     calls['F.conv2d'] = case(c, [(k, k)], depthwise)
     calls['7x7, 8/3 C'] = case(wide, [(7, 7)], depthwise)
     calls['7x7, 8/3 C, channels_last'] = case(wide, [(7, 7)], depthwise, last=True)
     calls['stripes, 8/3 C'] = case(wide, [(k, min(k, STRIPE)), (min(k, STRIPE), k)], depthwise)
+    calls['copy'] = case(c, [], lambda x: x * 1.0)
     return calls
+
+
+def copies_beyond_cache(size: int, device: torch.device | str) -> int:
+    """How many inputs of ``size`` bytes a GPU's cache cannot hold; 1 on a CPU."""
+    device = torch.device(device)
+    return 1 if device.type != 'cuda' else 2 + 2 * torch.cuda.get_device_properties(device).L2_cache_size // size
+
+
+def implicit_gemm(
+    channels: int, kernel_size: int, device: torch.device | str, dtype: torch.dtype
+) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """RepLKNet's CUTLASS convolution, or None where it is not installed or lacks the type."""
+    if torch.device(device).type != 'cuda' or dtype == torch.bfloat16:
+        return None
+    try:
+        from depthwise_conv2d_implicit_gemm import DepthWiseConv2dImplicitGEMM
+    except ImportError:
+        return None
+    conv = DepthWiseConv2dImplicitGEMM(channels, kernel_size).to(device, dtype)
+    return lambda x, weight: torch.func.functional_call(conv, dict(weight=weight), (x,))
+
+
+def operator_work(shape: tuple[int, int, int, int], backward: bool) -> dict[str, float]:
+    """What an evaluation has to do at least, the backward pass included on request.
+
+    Returns:
+        ``values``: numbers of the maps read and written; ``dense``, ``structured``: multiply-adds of all K x K taps, and of k' x (k' + 1)
+        taps on sums (docs/operator.md).
+    """
+    n, c, size, k = shape
+    cells = crop(_grid(k).cells, size)[0]
+    positions, passes = n * c * size * size, 3 if backward else 1
+    return dict(
+        values=positions * (5 if backward else 2),
+        dense=passes * positions * sum(cells) ** 2,
+        structured=passes * positions * len(cells) * (len(cells) + 1),
+    )
+
+
+def _grid(kernel_size: int) -> SharingGrid:
+    return SharingGrid.peripheral(kernel_size, min(kernel_size, 7 if kernel_size > 51 else 5))
 
 
 def classifiers() -> dict[str, nn.Module]:
@@ -127,8 +185,10 @@ def segmentors() -> dict[str, Config]:
     }
 
 
-def training_step(cfg: Config, batch: int, size: int, device: torch.device | str) -> Callable[[], None]:
-    """Forward, backward and AdamW on random images and labels."""
+def training_step(
+    cfg: Config, batch: int, size: int, device: torch.device | str, dtype: torch.dtype = torch.float32
+) -> Callable[[], None]:
+    """Forward, backward and AdamW on random images and labels, under autocast for a half type."""
     from mmseg.structures import SegDataSample
 
     init_default_scope('mmseg')
@@ -140,7 +200,8 @@ def training_step(cfg: Config, batch: int, size: int, device: torch.device | str
     samples = [SegDataSample(gt_sem_seg=PixelData(data=labels)) for _ in range(batch)]
 
     def step() -> None:
-        losses = model.loss(images, samples)
+        with torch.autocast(images.device.type, dtype=dtype, enabled=dtype != torch.float32):
+            losses = model.loss(images, samples)
         sum(value for name, value in losses.items() if 'loss' in name).backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -148,18 +209,18 @@ def training_step(cfg: Config, batch: int, size: int, device: torch.device | str
     return step
 
 
-def peak_memory(name: str, batch: int, size: int, device: str) -> float:
+def peak_memory(name: str, batch: int, size: int, device: str, dtype: torch.dtype = torch.float32) -> float:
     """MiB that a training step of a segmentor adds to what the process had: of its resident set on a CPU, as torch counts it on a GPU.
 
     Measured in a process of its own."""
     with multiprocessing.get_context('spawn').Pool(1) as pool:
-        return pool.apply(_peak_memory, (name, batch, size, device))
+        return pool.apply(_peak_memory, (name, batch, size, device, dtype))
 
 
-def _peak_memory(name: str, batch: int, size: int, device: str) -> float:
+def _peak_memory(name: str, batch: int, size: int, device: str, dtype: torch.dtype) -> float:
     cfg = segmentors()[name]
     before = _resident()
-    step = training_step(cfg, batch, size, device)
+    step = training_step(cfg, batch, size, device, dtype)
     for _ in range(2):
         step()
     if torch.device(device).type == 'cuda':

@@ -3,20 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from cases import HALVES, SIZES, check_against_loops, relative_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import collapse, correlate, correlate_grads, expand, taps_inside
+from reference import correlate, expand, taps_inside
 
 from mmpelk.ops import SharingGrid, available_backends, depthwise_conv2d, describe_backends, peripheral_conv2d, pos_embed_term
 
 TOLERANCE = {torch.float32: 5e-6, torch.float64: 1e-10}
-HALVES = [
-    [1], [3], [2, 1], [7, 4, 2, 1, 1, 1], [8, 4, 2, 1, 1, 1], [11, 8, 4, 2, 1], [10, 8, 4, 2, 1, 1], [9, 8, 4, 2, 1, 1, 1],
-    [8, 8, 4, 2, 1, 1, 1, 1], [15, 4, 2, 1, 1, 1], [17, 8, 4, 2, 1, 1, 1, 1], [2, 2, 1, 1, 1], [17, 16, 8, 4, 2, 1, 1, 1, 1],
-    [2, 2, 2, 2, 2, 2, 2, 2, 1], [2, 2, 2, 2, 2, 2, 2, 1, 1, 1], [4, 4, 4, 2, 1, 1, 1], [1, 1, 2, 4, 8, 1],
-    [42, 16, 8, 4, 2, 1, 1, 1, 1],
-]  # fmt: skip
-SIZES = [(1, 1), (1, 7), (8, 1), (2, 3), (4, 4), (5, 8), (7, 6), (8, 8), (9, 16), (14, 14), (17, 31), (30, 13)]
 
 
 def cases():
@@ -32,42 +26,9 @@ def cases():
                     )
 
 
-def relative_error(actual, expected):
-    return np.abs(actual.detach().double().numpy() - expected).max() / np.abs(expected).max()
-
-
 @pytest.mark.parametrize('half, size, dtype, backend', cases())
 def test_against_loops(half, size, dtype, backend):
-    seed = sum(half) * 1000 + size[0] * 31 + size[1]
-    rng = np.random.default_rng(seed)
-    n, c = rng.integers(1, 4, size=2)
-    grid = SharingGrid.from_half(half)
-    per_channel = rng.random() < 0.5
-    x, up = rng.normal(size=(2, n, c, *size))
-    # Offsets from zero: an operator that returns zeros, or drops h or the bias, must fail.
-    w = 0.5 + rng.normal(size=(c, grid.weight_size, grid.weight_size))
-    h = 0.5 + rng.normal(size=(c if per_channel else 1, grid.kernel_size, grid.kernel_size))
-    bias = 1 + rng.normal(size=c)
-
-    def rounded(array):  # the reference sees the values that the operator sees
-        return torch.from_numpy(array).to(dtype)
-
-    args = [rounded(a).requires_grad_() for a in (x, w[:, None], h, bias)]
-    x, w, h, bias, up = (rounded(a).double().numpy() for a in (x, w, h, bias, up))
-    kernel = expand(w, half)
-    expected = correlate(x, kernel) + ((kernel * h).sum((1, 2)) + bias)[None, :, None, None]
-    output = peripheral_conv2d(args[0], args[1], grid, pos_embed=args[2], bias=args[3], backend=backend)
-    assert output.dtype == dtype and output.shape == x.shape
-    assert relative_error(output, expected) < TOLERANCE[dtype]
-
-    grads = torch.autograd.grad(output, args, rounded(up))
-    grad_x, grad_kernel = correlate_grads(x, kernel, up)
-    per_output = up.sum((0, 2, 3))
-    grad_kernel = grad_kernel + per_output[:, None, None] * h
-    grad_h = kernel * per_output[:, None, None]
-    expected_grads = grad_x, collapse(grad_kernel, half)[:, None], grad_h if per_channel else grad_h.sum(0)[None], per_output
-    for name, grad, reference in zip(('input', 'weight', 'h', 'bias'), grads, expected_grads):
-        assert relative_error(grad, reference) < TOLERANCE[dtype], name
+    check_against_loops(half, size, dtype, backend, TOLERANCE[dtype])
 
 
 def test_there_are_300_cases():
@@ -212,7 +173,10 @@ X, W = torch.zeros(1, 2, 8, 8), torch.zeros(2, 1, 11, 11)
         (lambda: peripheral_conv2d(X, W, GRID, torch.zeros(3, 31, 31)), r'\(1 or 2, 31, 31\), got \(3, 31, 31\)'),
         (lambda: peripheral_conv2d(X, W, GRID, torch.zeros(1, 31, 31), pos_embed_mode='edge'), "'inside'.*got 'edge'"),
         (lambda: peripheral_conv2d(X, W, GRID, bias=torch.zeros(3)), r'bias must have shape \(2,\), got \(3,\)'),
-        (lambda: peripheral_conv2d(X, W, GRID, backend='cutlass'), r"one of \('auto', 'dense', 'fft', 'native'\), got 'cutlass'"),
+        (
+            lambda: peripheral_conv2d(X, W, GRID, backend='cutlass'),
+            r"one of \('auto', 'dense', 'fft', 'native', 'triton'\), got 'cutlass'",
+        ),
         (lambda: depthwise_conv2d(X, torch.zeros(2, 1, 4, 5)), 'must be odd, got 4x5'),
         (lambda: depthwise_conv2d(X, torch.zeros(2, 2, 5, 5)), r'\(2, 1, kh, kw\).*got \(2, 2, 5, 5\)'),
     ],

@@ -4,7 +4,7 @@ A backend is a module with these functions; a new one is a new file and a new ro
 len(columns)) weight and the sizes of the cells it spreads over, symmetric, cropped to the map.
 
 - ``unavailable(device, dtype)`` says why it cannot run there; None: it can.
-- ``cost(input, rows, columns, backward)`` predicts its time, of the forward or of the backward pass.
+- ``cost(input, rows, columns, backward)`` predicts its time on CPUs, of the forward or of the backward pass. On GPUs it is measured.
 - ``forward(input, weight, bias, rows, columns)`` computes (N, C, H, W).
 - ``backward(grad, input, weight, rows, columns, needs)`` computes the gradients of input and weight, None where not needed.
 """
@@ -19,9 +19,10 @@ from torch import Tensor
 
 from mmpelk.errors import InputError
 
-from . import dense, fft, native
+from . import dense, fft, native, triton
+from .measured import fastest
 
-BACKENDS: dict[str, ModuleType] = {'dense': dense, 'fft': fft, 'native': native}
+BACKENDS: dict[str, ModuleType] = {'dense': dense, 'fft': fft, 'native': native, 'triton': triton}
 
 
 def available_backends(device: torch.device | str = 'cpu', dtype: torch.dtype = torch.float32) -> tuple[str, ...]:
@@ -45,7 +46,8 @@ def check_backend_name(name: str) -> None:
 
 
 def choose_backend(name: str, input: Tensor, rows: Sequence[int], columns: Sequence[int], backward: bool = False) -> ModuleType:
-    """The backend called ``name``; for 'auto', the available one that predicts the least time.
+    """The backend called ``name``; for 'auto', the available one that predicts the least time on CPUs, and the one measured
+    fastest elsewhere (``measured.py``).
 
     Args:
         name: 'auto' or a key of ``BACKENDS``.
@@ -60,7 +62,10 @@ def choose_backend(name: str, input: Tensor, rows: Sequence[int], columns: Seque
     check_backend_name(name)
     available = available_backends(input.device, input.dtype)
     if name == 'auto':
-        return min((BACKENDS[n] for n in available), key=lambda backend: backend.cost(input, rows, columns, backward))
+        candidates = [BACKENDS[n] for n in reversed(available)]
+        if input.device.type != 'cpu':
+            return fastest(candidates, input, rows, columns, backward)
+        return min(candidates, key=lambda backend: backend.cost(input, rows, columns, backward))
     if name not in available:
         reason = BACKENDS[name].unavailable(input.device, input.dtype)
         raise InputError(f'backend {name!r} cannot run on {input.device} with {input.dtype}: {reason}; available: {available}')

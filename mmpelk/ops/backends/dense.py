@@ -49,7 +49,11 @@ def backward(
     grad_input, grad_kernel, _ = torch.ops.aten.convolution_backward(
         grad.to(input.dtype), input, kernel, None, (1, 1), padding, (1, 1), False, (0, 0), input.shape[1], (*needs, False)
     )
-    return grad_input, cell_sums(grad_kernel, rows, columns).to(weight.dtype) if needs[1] else None
+    if not needs[1]:
+        return grad_input, None
+    # Many taps of a half type add up in float32.
+    sums = cell_sums(grad_kernel.to(torch.promote_types(grad_kernel.dtype, torch.float32)), rows, columns)
+    return grad_input, sums.to(weight.dtype)
 
 
 def _padding(rows: Sequence[int], columns: Sequence[int]) -> tuple[int, int]:

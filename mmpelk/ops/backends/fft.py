@@ -16,8 +16,9 @@ from torch import Tensor
 
 from mmpelk.ops.cells import cell_sums, expand
 
-# Spectra beyond this are computed chunk by chunk: 2 to 3 times faster on 128x128 maps than through main memory.
-CACHE_BYTES = 2**21
+# Spectra beyond this are computed chunk by chunk. On a CPU it is what its cache holds: 2 to 3 times faster on 128x128 maps than through
+# main memory. Elsewhere it bounds the memory, and is large enough to keep a GPU busy.
+CACHE_BYTES, MOST_BYTES = 2**21, 2**28
 
 
 @cache
@@ -52,8 +53,7 @@ def cost(input: Tensor, rows: Sequence[int], columns: Sequence[int], backward: b
     """Predicted microseconds: an overhead and a constant times (2 N + 1) C L log2(L), L the points of a padded map (N maps there and
     back, one kernel). Backward makes three transforms for two.
 
-    Fitted to medians on 2 cores of an AMD EPYC with AVX-512, torch 2.13.0, maps from 4x4 to 128x128 and kernels from 5 to 101. Not
-    measured on a GPU.
+    Fitted to medians on 2 cores of an AMD EPYC with AVX-512, torch 2.13.0, maps from 4x4 to 128x128 and kernels from 5 to 101.
     """
     n, c = input.shape[:2]
     points = math.prod(_circle(input, rows, columns))
@@ -121,8 +121,8 @@ def _kernel_spectrum(kernel: Tensor, shape: tuple[int, int]) -> Tensor:
 
 
 def _chunks(input: Tensor, shape: tuple[int, int]) -> list[slice]:
-    """Slices of channels whose spectra stay in a CPU core's cache; one slice on other devices."""
+    """Slices of channels whose spectra stay within ``CACHE_BYTES`` on a CPU, ``MOST_BYTES`` elsewhere."""
     n, channels = input.shape[:2]
     spectrum_bytes = max(1, n) * shape[0] * (shape[1] // 2 + 1) * 2 * input.element_size()
-    step = max(1, CACHE_BYTES // spectrum_bytes) if input.device.type == 'cpu' else channels
+    step = max(1, (CACHE_BYTES if input.device.type == 'cpu' else MOST_BYTES) // spectrum_bytes)
     return [slice(start, min(start + step, channels)) for start in range(0, channels, step)]

@@ -1,0 +1,117 @@
+"""Triton kernels: a depthwise convolution whose kernel is constant over cells, as one small matrix product for each row of cells.
+
+A row of cells of height t adds, to the outputs of a block, (means over t rows of the map) times (a Toeplitz matrix of that row's taps).
+The products run on the tensor cores and add up in float32. Means, not sums, go into them, so float16 cannot overflow where its input
+did not. Nothing depends on a kernel's cells but loop bounds: one compilation serves all grids.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _row_means(x, planes, rows, valid, columns, top, size, height, width):
+    """(rows, columns): means of ``size`` rows of the map from ``top`` below each row; zero outside the map."""
+    total = tl.zeros((rows.shape[0], columns.shape[0]), tl.float32)
+    inside = (columns < width)[None, :]
+    for offset in range(size):
+        source = rows + top + offset
+        mask = (valid & (source >= 0) & (source < height))[:, None] & inside
+        total += tl.load(x + (planes + source * width)[:, None] + columns[None, :], mask=mask, other=0.0).to(tl.float32)
+    return (total * (1.0 / size)).to(x.dtype.element_ty)
+
+
+@triton.jit
+def _add_product(total, left, right, PRECISION: tl.constexpr):
+    """total + left @ right, in float32."""
+    if PRECISION == 'interpreted':  # the interpreter would multiply bfloat16's bits as integers
+        return tl.dot(left.to(tl.float32), right.to(tl.float32), total)
+    else:
+        return tl.dot(left, right, total, input_precision=PRECISION)
+
+
+@triton.jit(do_not_specialize=['images', 'channels', 'height', 'row_cells', 'taps', 'size_class'])
+def correlate(
+    x, weight, bias, y, tops, sizes, images, channels, height, width, row_cells, taps, size_class,
+    HAS_BIAS: tl.constexpr, PRECISION: tl.constexpr, COLUMNS: tl.constexpr, SOURCES: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """y[n, c, i, j] = bias[c] + sum over cells a and taps k of weight[c, a, k] * mean of x[n, c, i + tops[a] ..., j + k - taps // 2].
+
+    A program owns ROWS rows of all images of a channel by COLUMNS columns, and reads SOURCES columns at a time.
+
+    Args:
+        x, y: (images, channels, height, width).
+        weight: (channels, row_cells, taps), times the cells' heights.
+        bias: (channels,), float32.
+        tops, sizes: (row_cells,), int32: where a row of cells starts, from the output's row, and its height.
+        size_class: For the autotuner's cache only.
+    """
+    column_blocks, row_blocks = tl.cdiv(width, COLUMNS), tl.cdiv(images * height, ROWS)
+    program = tl.program_id(0)
+    first = (program % column_blocks) * COLUMNS
+    channel = program // (column_blocks * row_blocks)
+    row = (program // column_blocks % row_blocks) * ROWS + tl.arange(0, ROWS)
+    valid, rows = row < images * height, row % height
+    planes = ((row // height).to(tl.int64) * channels + channel) * height * width
+    columns = first + tl.arange(0, COLUMNS)
+    reach = taps // 2
+    total = tl.zeros((ROWS, COLUMNS), tl.float32)
+    # From a multiple of SOURCES, so that loads are aligned.
+    for start in range(tl.maximum(first - reach, 0) // SOURCES * SOURCES, tl.minimum(width, first + COLUMNS + reach), SOURCES):
+        sources = tl.multiple_of(start, SOURCES) + tl.arange(0, SOURCES)
+        tap = sources[:, None] - columns[None, :] + reach
+        toeplitz = weight + channel.to(tl.int64) * row_cells * taps + tap
+        for cell in range(row_cells):
+            means = _row_means(x, planes, rows, valid, sources, tl.load(tops + cell), tl.load(sizes + cell), height, width)
+            factors = tl.load(toeplitz + cell * taps, mask=(tap >= 0) & (tap < taps), other=0.0)
+            total = _add_product(total, means, factors, PRECISION)
+    if HAS_BIAS:
+        total += tl.load(bias + channel)
+    target = y + (planes + rows * width)[:, None] + columns[None, :]
+    tl.store(target, total.to(y.dtype.element_ty), mask=valid[:, None] & (columns < width)[None, :])
+
+
+@triton.jit(do_not_specialize=['images', 'channels', 'height', 'row_cells', 'column_cells', 'taps', 'chunks', 'size_class'])
+def weight_grad(
+    x, grad, partial, tops, sizes, lefts, widths, images, channels, height, width, row_cells, column_cells, taps, chunks, size_class,
+    PRECISION: tl.constexpr, COLUMNS: tl.constexpr, SOURCES: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """What COLUMNS columns of the output's gradient and SOURCES columns of the map add to the gradient of a row of cells.
+
+    A program sums the products of all pairs of columns over all rows of all images, then the pairs of each cell's taps. Each writes its
+    own numbers: adding them up, later and in order, gives the same bits every time.
+
+    Args:
+        x, grad: (images, channels, height, width).
+        partial: (channels, row_cells, column blocks x chunks, column_cells), float32.
+        tops, sizes, lefts, widths: int32: where rows of cells start from the output's row, their heights, where columns of cells start
+            in the kernel, their widths.
+        chunks: How many SOURCES columns a block's taps may reach.
+        size_class: For the autotuner's cache only.
+    """
+    blocks = tl.cdiv(width, COLUMNS) * chunks
+    program = tl.program_id(0)
+    block, cell = program % blocks, program // blocks % row_cells
+    channel = program // (blocks * row_cells)
+    first, reach = block // chunks * COLUMNS, taps // 2
+    columns = first + tl.arange(0, COLUMNS)
+    start = tl.maximum(first - reach, 0) // SOURCES * SOURCES + block % chunks * SOURCES
+    sources = tl.multiple_of(start, SOURCES) + tl.arange(0, SOURCES)
+    top, size = tl.load(tops + cell), tl.load(sizes + cell)
+    pairs = tl.zeros((SOURCES, COLUMNS), tl.float32)
+    for first_row in range(0, images * height, ROWS):
+        row = first_row + tl.arange(0, ROWS)
+        valid, rows = row < images * height, row % height
+        planes = ((row // height).to(tl.int64) * channels + channel) * height * width
+        means = _row_means(x, planes, rows, valid, sources, top, size, height, width)
+        mask = valid[:, None] & (columns < width)[None, :]
+        up = tl.load(grad + (planes + rows * width)[:, None] + columns[None, :], mask=mask, other=0.0)
+        pairs = _add_product(pairs, tl.trans(means), up, PRECISION)
+    tap = sources[:, None] - columns[None, :] + reach
+    for column_cell in range(column_cells):
+        left = tl.load(lefts + column_cell)
+        within = (tap >= left) & (tap < left + tl.load(widths + column_cell))
+        value = tl.sum(tl.where(within, pairs, 0.0)) * size
+        tl.store(partial + program.to(tl.int64) * column_cells + column_cell, value)

@@ -1,0 +1,128 @@
+"""What only a GPU can show. ``pytest -m gpu`` needs torch, numpy and pytest alone; where mmengine and mmcv are, the backbone runs too."""
+
+import numpy as np
+import pytest
+import torch
+from cases import HALVES, SIZES, check_against_loops, relative_error
+from reference import box_correlate
+
+from mmpelk.ops import SharingGrid, available_backends, describe_backends, peripheral_conv2d
+from mmpelk.ops.backends import BACKENDS, choose_backend
+
+HERE = torch.cuda.is_available()
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not HERE, reason='torch sees no GPU')]
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 3e-3, torch.bfloat16: 1e-2}
+HALF = (torch.float16, torch.bfloat16)
+BACKENDS_HERE = [  # in half types dense is as accurate as torch
+    (name, dtype)
+    for dtype in TOLERANCE
+    for name in (available_backends('cuda', dtype) if HERE else ())
+    if name != 'dense' or dtype not in HALF
+]
+
+
+@pytest.mark.parametrize('backend, dtype', BACKENDS_HERE)
+@pytest.mark.parametrize('index', range(len(HALVES)))
+def test_against_loops(index, backend, dtype):
+    for size in SIZES[index % 4 :: 4]:
+        check_against_loops(HALVES[index], size, dtype, backend, TOLERANCE[dtype], 'cuda')
+
+
+@pytest.mark.parametrize('backend, dtype', BACKENDS_HERE)
+@pytest.mark.parametrize(
+    'half, shape', [([9, 8, 4, 2, 1, 1, 1], (2, 3, 128, 128)), ([17, 16, 8, 4, 2, 1, 1, 1, 1], (1, 2, 131, 512))]
+)
+def test_large_maps(half, shape, backend, dtype):
+    grid = SharingGrid.from_half(half)
+    x, up = torch.randn(2, *shape, device='cuda').to(dtype)
+    w = torch.randn(shape[1], 1, grid.weight_size, grid.weight_size, device='cuda').to(dtype).requires_grad_()
+    x, up, weight = (t.detach().cpu().double().numpy() for t in (x, up, w))
+    expected, expected_grad = box_correlate(x, weight[:, 0], half, up)
+    output = peripheral_conv2d(torch.from_numpy(x).to('cuda', dtype), w, grid, backend=backend)
+    output.backward(torch.from_numpy(up).to('cuda', dtype))
+    assert relative_error(output, expected) < TOLERANCE[dtype]
+    assert relative_error(w.grad, expected_grad[:, None]) < TOLERANCE[dtype]
+
+
+def test_triton_runs_here():
+    assert 'triton' in available_backends('cuda'), describe_backends('cuda')
+
+
+def test_gradients_are_the_same_bits():
+    grid = SharingGrid.peripheral(51)
+    x, w = torch.randn(4, 46, 56, 56, device='cuda'), torch.randn(46, 1, 13, 13, device='cuda', requires_grad=True)
+    x.requires_grad_()
+    runs = [torch.autograd.grad(peripheral_conv2d(x, w, grid, backend='triton').square().sum(), (x, w)) for _ in range(3)]
+    assert all(torch.equal(a, b) for run in runs[1:] for a, b in zip(run, runs[0]))
+
+
+@pytest.mark.parametrize('dtype', HALF)
+@pytest.mark.parametrize('backend', ['auto', 'fft', 'triton'])
+def test_autocast_with_scaled_gradients(backend, dtype):
+    grid = SharingGrid.peripheral(31)
+    x, w = torch.randn(2, 8, 20, 20, device='cuda'), torch.randn(8, 1, 11, 11, device='cuda', requires_grad=True)
+    scaler = torch.amp.GradScaler('cuda', enabled=dtype == torch.float16)
+    with torch.autocast('cuda', dtype=dtype):
+        output = peripheral_conv2d(x.to(dtype), w, grid, backend=backend)
+    assert output.dtype == dtype
+    scaler.scale(output.float().square().mean()).backward()
+    assert w.grad.dtype == torch.float32 and w.grad.isfinite().all()
+
+
+def test_compiles_whole():
+    grid = SharingGrid.peripheral(31)
+    tensors = [torch.randn(shape, device='cuda', requires_grad=True) for shape in ((2, 3, 9, 12), (3, 1, 11, 11))]
+
+    def call(x, w):
+        return peripheral_conv2d(x, w, grid, backend='triton').sin().sum()
+
+    compiled = torch.compile(call, fullgraph=True)
+    for grad, expected in zip(torch.autograd.grad(compiled(*tensors), tensors), torch.autograd.grad(call(*tensors), tensors)):
+        torch.testing.assert_close(grad, expected)
+
+
+def test_auto_is_not_slower_than_dense_by_surprise():
+    """It takes what it measured; and under deterministic algorithms the first choice, without measuring."""
+    cells = SharingGrid.peripheral(51).cells
+    x = torch.randn(2, 46, 56, 56, device='cuda')
+    assert choose_backend('auto', x, cells, cells) is choose_backend('auto', x, cells, cells)
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert choose_backend('auto', torch.randn(1, 3, 9, 9, device='cuda'), cells, cells) is BACKENDS['triton']
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_fft_stays_within_its_memory():
+    from mmpelk.ops.backends import fft
+
+    grid = SharingGrid.peripheral(51)
+    x, w = torch.randn(16, 46, 128, 128, device='cuda'), torch.randn(46, 1, 13, 13, device='cuda')
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    peripheral_conv2d(x, w, grid, backend='fft')
+    assert torch.cuda.max_memory_allocated() - before < x.numel() * 4 + 5 * fft.MOST_BYTES
+
+
+def test_other_devices_than_the_current_one():
+    if torch.cuda.device_count() < 2:
+        pytest.skip('one GPU')
+    x, w = torch.randn(1, 2, 9, 9, device='cuda:1'), torch.randn(2, 1, 5, 5, device='cuda:1')
+    output = peripheral_conv2d(x, w, SharingGrid.from_half([3, 1, 1]), backend='triton')
+    expected = peripheral_conv2d(x.cpu(), w.cpu(), SharingGrid.from_half([3, 1, 1]))
+    assert relative_error(output, expected.double().numpy()) < 1e-5
+
+
+@pytest.mark.parametrize('dtype', HALF)
+def test_half_precision_backbone(dtype):
+    pytest.importorskip('mmengine', reason='the backbone needs mmengine')
+    pytest.importorskip('mmcv', reason='the backbone needs mmcv')
+    from mmpelk.models import PeLK
+
+    model = PeLK(arch='tiny').cuda().eval()
+    x = torch.randn(1, 3, 224, 224, device='cuda')
+    with torch.inference_mode():
+        expected = [output.double().cpu().numpy() for output in model(x)]
+        for output, reference in zip(model.to(dtype)(x.to(dtype)), expected):
+            assert output.dtype == dtype
+            assert np.abs(output.double().cpu().numpy() - reference).max() < 0.1 * np.abs(reference).max()

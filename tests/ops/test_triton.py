@@ -1,0 +1,198 @@
+"""The Triton kernels against the float64 loops: in Triton's interpreter, on the GPU where there is one, and compiled for GPUs that need
+not be there."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from cases import HALVES, SIZES, check_against_loops, relative_error
+from conftest import ROOT
+from reference import correlate
+
+from mmpelk.ops import SharingGrid, available_backends, depthwise_conv2d, describe_backends, peripheral_conv2d
+from mmpelk.ops.backends import BACKENDS, choose_backend, measured
+
+pytest.importorskip('triton', reason='Triton is not installed')
+DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 3e-3, torch.bfloat16: 1e-2}
+TYPES = list(TOLERANCE)
+
+
+@pytest.fixture(autouse=True, scope='module')
+def interpreted():
+    """Kernels are interpreted if the variable is set when they are first imported: Triton's own in conftest.py, ours here."""
+    with pytest.MonkeyPatch.context() as patch:
+        if DEVICE == 'cpu':
+            patch.setenv('TRITON_INTERPRET', '1')
+        yield
+
+
+def cases():
+    """Every grid in every type, on sizes that change from one to the next; and every size."""
+    for index, half in enumerate(HALVES):
+        for offset, dtype in enumerate(TYPES):
+            yield pytest.param(half, SIZES[(index + 4 * offset) % 8], dtype, id=f'{half[0]}-{len(half)}-{dtype}')
+    for index, size in enumerate(SIZES[8:]):
+        yield pytest.param([9, 8, 4, 2, 1, 1, 1], size, TYPES[index % 3], id=f'{size}')
+
+
+@pytest.mark.parametrize('half, size, dtype', cases())
+def test_against_loops(half, size, dtype):
+    check_against_loops(half, size, dtype, 'triton', TOLERANCE[dtype], DEVICE, batch_and_channels=3)
+
+
+def test_more_columns_than_a_program_has():
+    check_against_loops([5, 2, 1, 1], (2, 150), torch.float32, 'triton', 1e-5, DEVICE, batch_and_channels=2)
+
+
+@pytest.mark.parametrize('kernel', [(1, 1), (5, 31), (151, 7)])
+def test_full_kernels(kernel):
+    rng = np.random.default_rng(2)
+    x, w, bias = rng.normal(size=(1, 2, 11, 6)), rng.normal(size=(2, 1, *kernel)), rng.normal(size=2)
+    tensors = (torch.from_numpy(array).to(DEVICE, torch.float32) for array in (x, w, bias))
+    expected = correlate(x, w[:, 0]) + bias[None, :, None, None]
+    assert relative_error(depthwise_conv2d(*tensors, 'triton'), expected) < 1e-5
+
+
+def test_layouts_and_autocast_and_an_empty_batch():
+    grid = SharingGrid.from_half([3, 1, 1])
+    x, w = torch.randn(2, 3, 5, 4, device=DEVICE), torch.randn(3, 1, 5, 5, device=DEVICE, requires_grad=True)
+    expected = peripheral_conv2d(x, w, grid, backend='triton')
+    last = peripheral_conv2d(x.contiguous(memory_format=torch.channels_last), w, grid, backend='triton')
+    assert last.is_contiguous(memory_format=torch.channels_last) and torch.equal(last, expected)
+    with torch.autocast(DEVICE, dtype=torch.bfloat16):
+        assert torch.equal(peripheral_conv2d(x, w, grid, backend='triton'), expected)
+        output = peripheral_conv2d(x.bfloat16(), w, grid, backend='triton')
+    assert output.dtype == torch.bfloat16
+    output.sum().backward()
+    assert w.grad.dtype == torch.float32
+    assert peripheral_conv2d(x[:0], w, grid, backend='triton').shape == (0, 3, 5, 4)
+
+
+def test_float16_cells_do_not_overflow():
+    """The sum of a cell's rows exceeds float16; the output does not."""
+    grid = SharingGrid.from_half([9, 8, 4, 2, 1, 1, 1])
+    x = torch.full((1, 1, 20, 3), 30000.0, device=DEVICE, dtype=torch.float16)
+    w = torch.full((1, 1, 13, 13), 1e-3, device=DEVICE)
+    output = peripheral_conv2d(x, w, grid, backend='triton')
+    torch.testing.assert_close(output, peripheral_conv2d(x.float(), w, grid, backend='dense').half(), rtol=2e-3, atol=0)
+
+
+def test_gradients_are_the_same_bits_and_checkpointing_keeps_them():
+    from torch.utils.checkpoint import checkpoint
+
+    grid = SharingGrid.from_half([4, 2, 1])
+    x = torch.randn(2, 2, 6, 9, device=DEVICE, requires_grad=True)
+    w = torch.randn(2, 1, 5, 5, device=DEVICE, requires_grad=True)
+
+    def call(x, w):
+        return peripheral_conv2d(x, w, grid, backend='triton')
+
+    first = torch.autograd.grad(call(x, w).square().sum(), (x, w))
+    for run in (call, lambda x, w: checkpoint(call, x, w, use_reentrant=False)):
+        assert all(map(torch.equal, first, torch.autograd.grad(run(x, w).square().sum(), (x, w))))
+
+
+def test_compiles_whole():
+    grid = SharingGrid.from_half([4, 2, 1])
+    tensors = [torch.randn(shape, device=DEVICE, requires_grad=True) for shape in ((2, 3, 5, 6), (3, 1, 5, 5))]
+
+    def call(x, w):
+        return peripheral_conv2d(x, w, grid, backend='triton').sin().sum()
+
+    compiled = torch.compile(call, fullgraph=True, backend='aot_eager')
+    for grad, expected in zip(torch.autograd.grad(compiled(*tensors), tensors), torch.autograd.grad(call(*tensors), tensors)):
+        torch.testing.assert_close(grad, expected)
+
+
+def test_torch_checks_the_operator():
+    x, w, bias = (torch.randn(shape, device=DEVICE, requires_grad=True) for shape in ((2, 2, 5, 6), (2, 1, 3, 3), (2,)))
+    torch.library.opcheck(torch.ops.mmpelk.depthwise_conv2d.default, (x, w, bias, (1, 1, 1), (2, 1, 2), 'triton'))
+
+
+def test_what_cannot_run_is_reported(monkeypatch):
+    from mmpelk.ops.backends import triton as backend
+
+    assert 'triton' not in available_backends(DEVICE, torch.float64)
+
+    def fail(*args, **kwargs):
+        raise RuntimeError('PTX of the wrong version\nmore')
+
+    backend._failure.cache_clear()
+    monkeypatch.setattr(backend, '_correlate', fail)
+    assert 'RuntimeError: PTX of the wrong version)' in describe_backends(DEVICE)['triton']
+    assert peripheral_conv2d(torch.randn(1, 2, 4, 4, device=DEVICE), torch.ones(2, 1, 1, 1), SharingGrid.dense(1)).shape == (
+        1,
+        2,
+        4,
+        4,
+    )
+    backend._failure.cache_clear()
+    monkeypatch.setitem(sys.modules, 'triton', None)
+    assert 'cannot be imported' in describe_backends(DEVICE)['triton']
+    monkeypatch.delenv('TRITON_INTERPRET', raising=False)
+    assert DEVICE == 'cuda' or 'on CPUs only for tests' in describe_backends()['triton']
+
+
+def test_auto_never_takes_the_interpreter():
+    x, cells = torch.empty(1, 46, 128, 128), SharingGrid.peripheral(51).cells
+    assert choose_backend('auto', x, cells, cells) is not BACKENDS['triton'] and 'triton' in available_backends(DEVICE)
+
+
+def test_the_fastest_is_measured_once(monkeypatch):
+    """The rule for GPUs, with CPU backends that wait."""
+    timed = []
+
+    def seconds(call, device):
+        call()
+        timed.append(call)
+        if len(timed) == 1:
+            raise torch.OutOfMemoryError
+        return (9.0, 1.0, 2.0)[len(timed) - 2]
+
+    monkeypatch.setattr(measured, '_FASTEST', {})
+    monkeypatch.setattr(measured, 'may_measure', lambda device: True)
+    monkeypatch.setattr(measured, '_seconds', seconds)
+    fft, dense = BACKENDS['fft'], BACKENDS['dense']
+    candidates, x, cells = [fft, fft, dense, fft], torch.randn(2, 3, 9, 9), (1, 3, 1)
+    for shape in ((2, 3, 9, 9), (2, 3, 12, 15)):  # within a factor of two
+        assert measured.fastest(candidates, x.new_empty(shape), cells, cells, True) is dense
+    assert len(timed) == 4
+    monkeypatch.setattr(measured, 'may_measure', lambda device: False)
+    assert measured.fastest(candidates, x.new_empty(2, 3, 99, 9), cells, cells, True) is fft
+    assert len(timed) == 4
+
+
+COMPILE = """
+import sys
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from mmpelk.ops.backends import triton_kernels
+from mmpelk.ops.backends.triton import BLOCKS
+
+for capability, dtype, sources in ((80, 'fp32', 32), (80, 'fp16', 64), (90, 'bf16', 64)):
+    for rows, warps in BLOCKS[1:2]:
+        for name in ('correlate', 'weight_grad'):
+            kernel = getattr(triton_kernels, name)
+            pointers = dict(x=dtype, weight=dtype, y=dtype, grad=dtype, bias='fp32', partial='fp32')
+            pointers |= dict.fromkeys(('tops', 'sizes', 'lefts', 'widths'), 'i32')
+            constants = dict(PRECISION='tf32x3', COLUMNS=64, SOURCES=sources, ROWS=rows, HAS_BIAS=True)
+            constants = {key: value for key, value in constants.items() if key in kernel.arg_names}
+            signature = {arg: '*' + pointers[arg] if arg in pointers else 'i32' for arg in kernel.arg_names}
+            source = ASTSource(fn=kernel, signature=signature | dict.fromkeys(constants, 'constexpr'), constexprs=constants)
+            compiled = triton.compile(source, target=GPUTarget('cuda', capability, 32), options=dict(num_warps=warps))
+            print('mma' in compiled.asm['ptx'], compiled.metadata.shared)
+"""
+
+
+def test_kernels_compile_for_gpus(tmp_path):
+    """To machine code for two generations, in all types: on tensor cores, within a block's shared memory."""
+    environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'TRITON_CACHE_DIR': str(tmp_path), 'TRITON_INTERPRET': '0'}
+    result = subprocess.run([sys.executable, '-c', COMPILE], capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr[-3000:]
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert len(lines) == 6 and all(cores == 'True' and int(shared) <= 100 * 1024 for cores, shared in lines)
