@@ -30,7 +30,7 @@ OPENMMLAB = [
 DEMO = ['matplotlib>=3.6', 'pillow>=9.2', 'scikit-learn>=1.3']
 
 # CUDA builds of torch bring their own; the tests interpret it on CPUs. There are no wheels for other systems.
-TRITON = "triton>=3.4; sys_platform == 'linux' and platform_machine == 'x86_64'"
+TRITON = "triton>=3.7; sys_platform == 'linux' and platform_machine == 'x86_64'"
 
 # A plain C++ library behind a C interface (mmpelk/ops/backends/native.py loads it). Optional: where it does not compile, the operator's
 # other backends serve. Instruction sets are chosen at run time, so no flag names the machine.

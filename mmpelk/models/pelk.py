@@ -93,10 +93,10 @@ class PeLKStage(nn.Sequential):
         owner = self[0].token_mixer.pos_embed
         return None if owner is None else owner.bias
 
-    def switch_to_deploy(self) -> None:
+    def switch_to_deploy(self, keep_grid: bool) -> None:
         pos_embed = self.pos_embed
         for block in self:
-            block.token_mixer.switch_to_deploy(pos_embed)
+            block.token_mixer.switch_to_deploy(pos_embed, keep_grid)
 
 
 # OpenMMLab's LearningRateDecayOptimizerConstructor asks whether 'ConvNeXt' is in the class's name; PeLK has ConvNeXt's layout.
@@ -137,6 +137,8 @@ class PeLKConvNeXt(BaseModule):
         norm_eval (bool): Keep BatchNorm in eval mode while training. Defaults to False.
         with_cp (bool): Recompute the blocks' MLPs in the backward pass to save memory. Defaults to False.
         norm_cfg (dict): Norm of the convolution branches. Defaults to ``dict(type='BN')``.
+        deploy (str, optional): Build the model as :meth:`switch_to_deploy` leaves it, 'plain' or with the 'grid' kept, for checkpoints
+            that tools/deploy.py wrote. Defaults to None.
         backend (str): How the convolutions are evaluated: 'auto', or one of ``mmpelk.ops.available_backends()``.
             Defaults to 'auto'.
         init_cfg (dict, optional): mmengine's initialisation config; None keeps the constructor's own initialisation.
@@ -178,6 +180,7 @@ class PeLKConvNeXt(BaseModule):
         norm_eval=False,
         with_cp=False,
         norm_cfg=dict(type='BN'),
+        deploy=None,
         backend='auto',
         init_cfg=None,
     ):
@@ -222,7 +225,16 @@ class PeLKConvNeXt(BaseModule):
             if i in self.out_indices:
                 self.add_module(f'norm{i}', LayerNorm2d(width, eps=1e-6))
         self._reset_parameters()
+        if deploy is not None:
+            self._build_deployed(deploy)
         self._freeze_stages()
+
+    def _build_deployed(self, deploy) -> None:
+        if deploy not in ('plain', 'grid'):
+            raise ValueError(f"deploy must be None, 'plain' or 'grid', got {deploy!r}")
+        if self.init_cfg:
+            raise ValueError(f'deploy={deploy!r} is for folded checkpoints, which init_cfg cannot load; leave one of them out')
+        self.switch_to_deploy(keep_grid=deploy == 'grid')
 
     def _resolve_arch(self, arch) -> tuple[Sequence[int], Sequence[int]]:
         if isinstance(arch, str):
@@ -391,14 +403,18 @@ class PeLKConvNeXt(BaseModule):
             print_log(line, 'current')
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
-    def switch_to_deploy(self) -> None:
-        """Replace every token mixer's convolutions by one plain depthwise convolution; outputs in eval mode stay equal.
+    def switch_to_deploy(self, keep_grid: bool = False) -> None:
+        """Fold positional embeddings, BatchNorms and branches into the convolutions; outputs in eval mode stay equal.
+
+        Args:
+            keep_grid: False leaves one plain depthwise convolution to each block, which any framework can run. True keeps grids and
+                stripes, and with them their speed; a small branch that the grid's fine centre does not hold stays beside it.
 
         Raises:
-            ValueError: If the model was built with ``pos_embed_mode='inside'``.
+            ValueError: If the model was built with ``pos_embed_mode='inside'``, or its norms are no BatchNorms.
         """
         for stage in self.stages:
-            stage.switch_to_deploy()
+            stage.switch_to_deploy(keep_grid)
 
 
 PeLK = PeLKConvNeXt

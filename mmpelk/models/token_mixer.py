@@ -115,7 +115,11 @@ class StripeConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H, W)."""
-        return self.vertical_norm(self.vertical(x)) + self.horizontal_norm(self.horizontal(x))
+        return sum(norm(conv(x)) for conv, norm in self.branches())
+
+    def branches(self) -> tuple[tuple[DepthwiseConv, nn.Module], ...]:
+        """The stripes, each with its norm."""
+        return (self.vertical, self.vertical_norm), (self.horizontal, self.horizontal_norm)
 
 
 class PosEmbed(nn.Module):
@@ -208,56 +212,84 @@ class TokenMixer(nn.Module):
         return mixed
 
     def _mix_folded(self, x: Tensor, pos_embed: Tensor | None) -> Tensor:
-        grid = self.large.grid
-        weight, bias = self._merge([_fold_norm(self.large.weight, None, self.large_norm)], pos_embed)
-        return peripheral_conv2d(x, weight, grid, bias=bias, backend=self.large.backend)
+        weight, bias = self._merge([_fold_norm(self.large, self.large_norm)], pos_embed)
+        return peripheral_conv2d(x, weight, self.large.grid, bias=bias, backend=self.large.backend)
 
     def _merge(self, folded: list[tuple[Tensor, Tensor]], pos_embed: Tensor | None) -> tuple[Tensor, Tensor]:
         """One weight and bias of the large kernel's folded parts, the small branch and h."""
         if self.small is not None:
-            folded = [*folded, _fold_norm(self.small.weight, None, self.small_norm)]
+            folded = [*folded, _fold_norm(self.small, self.small_norm)]
         size = max(kernel.shape[-2] for kernel, _ in folded)
-        bias = sum(bias for _, bias in folded)
-        if pos_embed is not None:
-            bias = bias + pos_embed_term(self.large.weight, self.large.grid, pos_embed, (1, 1))[:, 0, 0]
+        bias = sum(bias for _, bias in folded) + self._constant(pos_embed)
         return sum(_pad_to(kernel, size) for kernel, _ in folded), bias
+
+    def _constant(self, pos_embed: Tensor | None) -> Tensor | float:
+        """<w, h>, (C,), where it is one number for each channel."""
+        if pos_embed is None:
+            return 0.0
+        return pos_embed_term(self.large.weight, self.large.grid, pos_embed, (1, 1))[:, 0, 0]
 
     def _folds(self, pos_embed: Tensor | None) -> bool:
         """Whether the branches are one convolution on the grid now."""
-        if self.small is None or not isinstance(self.large, PeripheralConv):
+        if not self._grid_holds_small():
             return False
         norms = self.large_norm, self.small_norm
         if not all(isinstance(norm, _BatchNorm) and not norm.training and norm.track_running_stats for norm in norms):
             return False
-        around = (self.large.grid.weight_size - self.small.weight.shape[-1]) // 2
-        fits = around >= 0 and set(self.large.grid.cells[around : len(self.large.grid.cells) - around]) == {1}
-        return fits and (pos_embed is None or self.pos_embed_mode == 'literal')
+        return pos_embed is None or self.pos_embed_mode == 'literal'
+
+    def _grid_holds_small(self) -> bool:
+        """Whether there is a small kernel and it lies on cells of one tap."""
+        if self.small is None or not isinstance(self.large, PeripheralConv):
+            return False
+        cells, around = self.large.grid.cells, (self.large.grid.weight_size - self.small.weight.shape[-1]) // 2
+        return around >= 0 and set(cells[around : len(cells) - around]) == {1}
 
     @torch.no_grad()
-    def switch_to_deploy(self, pos_embed: Tensor | None) -> None:
-        """Fold grid or stripes, branch, norms and h into one plain depthwise convolution of equal output. Keeps the running
+    def switch_to_deploy(self, pos_embed: Tensor | None, keep_grid: bool = False) -> None:
+        """Fold grid or stripes, branch, norms and h into one plain depthwise convolution of equal output; with ``keep_grid``, norms and h
+        into the convolutions that there are, and the small branch where the grid's fine centre holds it. Keeps the running
         statistics' view of BatchNorm, as eval mode does.
 
         Raises:
-            ValueError: If h counts only inside the map; such a term depends on the position and is no bias.
+            ValueError: If h counts only inside the map; such a term depends on the position and is no bias. If a norm is no BatchNorm
+                with running statistics.
         """
-        if isinstance(self.large, DepthwiseConv):
-            return
         if pos_embed is not None and self.pos_embed_mode == 'inside':
             raise ValueError("pos_embed_mode='inside' adds a term that depends on the position; it cannot be folded into a bias")
+        if keep_grid:
+            self._fold_each(pos_embed)
+        elif not isinstance(self.large, DepthwiseConv):
+            self._fold_into_one(pos_embed)
+        self.pos_embed = None
+
+    def _fold_into_one(self, pos_embed: Tensor | None) -> None:
         if isinstance(self.large, StripeConv):
-            folded = [
-                _fold_norm(self.large.vertical.weight, None, self.large.vertical_norm),
-                _fold_norm(self.large.horizontal.weight, None, self.large.horizontal_norm),
-            ]
+            folded = [_fold_norm(conv, norm) for conv, norm in self.large.branches()]
         else:
-            folded = [_fold_norm(self.large.grid.expand(self.large.weight), self.large.bias, self.large_norm)]
+            kernel, bias = _fold_norm(self.large, self.large_norm)
+            folded = [(self.large.grid.expand(kernel), bias)]
         weight, bias = self._merge(folded, pos_embed)
-        merged = DepthwiseConv(self.conv_channels, tuple(weight.shape[-2:]), bias=True, backend=self.large.backend).to(bias)
-        merged.weight.copy_(weight)
-        merged.bias.copy_(bias)
+        merged = DepthwiseConv(self.conv_channels, tuple(weight.shape[-2:]), bias=True, backend=self.large.backend)
         self.large, self.large_norm = merged, nn.Identity()
-        self.small = self.small_norm = self.pos_embed = None
+        _set(self.large, weight, bias)
+        self.small = self.small_norm = None
+
+    def _fold_each(self, pos_embed: Tensor | None) -> None:
+        if self._grid_holds_small():
+            _set(self.large, *self._merge([_fold_norm(self.large, self.large_norm)], pos_embed))
+            self.small = self.small_norm = None
+        elif isinstance(self.large, StripeConv):
+            for conv, norm in self.large.branches():
+                _set(conv, *_fold_norm(conv, norm))
+            self.large.vertical_norm = self.large.horizontal_norm = nn.Identity()
+        else:
+            kernel, bias = _fold_norm(self.large, self.large_norm)
+            _set(self.large, kernel, bias + self._constant(pos_embed))
+        self.large_norm = nn.Identity()
+        if self.small is not None:
+            _set(self.small, *_fold_norm(self.small, self.small_norm))
+            self.small_norm = nn.Identity()
 
 
 def _branch_norm(norm_cfg: dict, channels: int, scale: float) -> nn.Module:
@@ -267,13 +299,23 @@ def _branch_norm(norm_cfg: dict, channels: int, scale: float) -> nn.Module:
     return norm
 
 
-def _fold_norm(kernel: Tensor, bias: Tensor | None, norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """Fold a BatchNorm in eval mode into the (C, 1, kh, kw) kernel and (C,) bias of the convolution before it."""
-    bias = kernel.new_zeros(kernel.shape[0]) if bias is None else bias
+def _fold_norm(conv: PeripheralConv | DepthwiseConv, norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Weight and (C,) bias of a convolution followed by a BatchNorm in eval mode.
+
+    Raises:
+        ValueError: If the norm is another, or has no running statistics.
+    """
+    bias = conv.weight.new_zeros(conv.weight.shape[0]) if conv.bias is None else conv.bias
     if isinstance(norm, nn.Identity):
-        return kernel, bias
+        return conv.weight, bias
+    if not isinstance(norm, _BatchNorm) or norm.running_var is None:
+        raise ValueError(f'{norm} takes its statistics from the input; only BatchNorm with running statistics can be folded')
     scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-    return kernel * scale.view(-1, 1, 1, 1), norm.bias + (bias - norm.running_mean) * scale
+    return conv.weight * scale.view(-1, 1, 1, 1), norm.bias + (bias - norm.running_mean) * scale
+
+
+def _set(conv: PeripheralConv | DepthwiseConv, weight: Tensor, bias: Tensor) -> None:
+    conv.weight, conv.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
 
 
 def _pad_to(kernel: Tensor, size: int) -> Tensor:

@@ -118,22 +118,47 @@ def randomise(model):
             nn.init.normal_(parameter)
 
 
+STRIPES = dict(kernel_form='stripe', pos_embed=None, conv_ratio=1.0)
+
+
+@pytest.mark.parametrize('deploy', ['plain', 'grid'])
 @pytest.mark.parametrize(
-    'options', [{}, dict(small_kernel=None), dict(pos_embed=None, conv_ratio=1.0), dict(pos_embed='per_channel')]
-)
-def test_deploy_keeps_the_outputs(options):
+    'options',
+    [
+        {}, dict(small_kernel=None), dict(pos_embed=None, conv_ratio=1.0), dict(pos_embed='per_channel'), dict(center_size=3),
+        dict(kernel_form='dense', kernel_sizes=(31, 29, 27, 13)), STRIPES, dict(STRIPES, small_kernel=None),
+    ],
+)  # fmt: skip
+def test_deploy_keeps_the_outputs(options, deploy):
     model = PeLK(SMALL, layer_scale_init_value=1.0, **options).double().eval()
     randomise(model)
+    folded = copy.deepcopy(model)
+    folded.switch_to_deploy(keep_grid=deploy == 'grid')
+    names = list(folded.state_dict())
+    folded.switch_to_deploy(keep_grid=deploy == 'grid')  # a second time changes nothing
     x = torch.randn(1, 3, 70, 40).double()
-    expected = model(x)
-    model.switch_to_deploy()
-    model.switch_to_deploy()  # a second time changes nothing
-    for actual, output in zip(model(x), expected):
+    for actual, output in zip(folded(x), model(x)):
         torch.testing.assert_close(actual, output, rtol=1e-9, atol=1e-9)
-    mixer = model.stages[0][0].token_mixer
-    assert isinstance(mixer.large, DepthwiseConv) and mixer.large.weight.shape[-1] == 51
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
-    assert not any('pos_embed' in name for name in model.state_dict())
+    for actual, output in zip(copy.deepcopy(folded).float()(x.float()), copy.deepcopy(model).float()(x.float())):
+        assert (actual - output).abs().max() < 1e-4 * output.abs().max()
+    assert list(folded.state_dict()) == names and not any('pos_embed' in name for name in names)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    mixer = folded.stages[0][0].token_mixer
+    assert isinstance(mixer.large, DepthwiseConv) == (deploy == 'plain')
+    # A centre of 3 does not hold the small kernel of 5.
+    assert (mixer.small is not None) == (deploy == 'grid' and options in (dict(center_size=3), STRIPES))
+    built = PeLK(SMALL, layer_scale_init_value=1.0, deploy=deploy, **options).eval().double()
+    built.load_state_dict(folded.state_dict())
+    assert all(map(torch.equal, built(x), folded(x)))
+
+
+def test_deploy_refuses_what_it_cannot_fold():
+    with pytest.raises(ValueError, match='only BatchNorm with running statistics'):
+        PeLK(SMALL, norm_cfg=dict(type='GN', num_groups=1)).switch_to_deploy()
+    with pytest.raises(ValueError, match="deploy must be None, 'plain' or 'grid', got True"):
+        PeLK(SMALL, deploy=True)
+    with pytest.raises(ValueError, match='init_cfg cannot load'):
+        PeLK(SMALL, deploy='grid', init_cfg=dict(type='Pretrained', checkpoint='x.pth'))
 
 
 def test_deploy_refuses_a_term_that_is_no_bias():
