@@ -1,7 +1,9 @@
+import shutil
 import sys
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
+from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
 VERSION = next(line.split("'")[1] for line in (HERE / 'mmpelk/__init__.py').read_text().splitlines() if '__version__' in line)
@@ -27,6 +29,9 @@ OPENMMLAB = [
     'regex',
     'setuptools<81',  # for pkg_resources
 ]
+EXPORT = ['onnx>=1.18', 'onnxruntime>=1.20', 'onnxscript>=0.5']
+APP = ['gradio>=6,<7']
+DOCS = ['mkdocs-material>=9.6']
 DEMO = ['matplotlib>=3.6', 'pillow>=9.2', 'scikit-learn>=1.3']
 
 # CUDA builds of torch bring their own; the tests interpret it on CPUs. There are no wheels for other systems.
@@ -45,6 +50,23 @@ NATIVE = Extension(
     optional=True,
 )
 
+
+class BuildWithMim(build_py):
+    """Puts configs, tools and model-index.yml where OpenMMLab's mim looks for them. It finds no editable installs."""
+
+    def run(self):
+        super().run()
+        if self.editable_mode:
+            return
+        mim = Path(self.build_lib, 'mmpelk/.mim')
+        shutil.rmtree(mim, ignore_errors=True)  # a former build's
+        for name in ('configs', 'tools'):
+            if (HERE / name).is_dir():  # the package alone builds, too
+                shutil.copytree(HERE / name, mim / name, ignore=shutil.ignore_patterns('__pycache__'))
+        if (HERE / 'model-index.yml').is_file():
+            shutil.copy(HERE / 'model-index.yml', mim)
+
+
 setup(
     name='mmpelk',
     version=VERSION,
@@ -52,14 +74,40 @@ setup(
     long_description=(HERE / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
+    author='The mmpelk authors',
+    keywords=['PeLK', 'peripheral convolution', 'large kernels', 'backbone', 'OpenMMLab', 'semantic segmentation'],
+    classifiers=[
+        'Development Status :: 4 - Beta',
+        'Intended Audience :: Science/Research',
+        'Operating System :: OS Independent',
+        'Programming Language :: C++',
+        *(f'Programming Language :: Python :: 3.{minor}' for minor in range(10, 14)),
+        'Topic :: Scientific/Engineering :: Artificial Intelligence',
+    ],
     packages=find_packages(include=['mmpelk', 'mmpelk.*']),
     ext_modules=[NATIVE],
+    cmdclass=dict(build_py=BuildWithMim),
     python_requires='>=3.10',
     install_requires=['torch>=2.4'],  # tested with 2.13.0
     extras_require={
         'onedl': ONEDL,
         'openmmlab': OPENMMLAB,
         'demo': DEMO,
-        'dev': [*DEMO, 'hypothesis>=6', 'pre-commit>=3', 'pytest>=8', 'ruff>=0.9,<1', TRITON],
+        'export': EXPORT,
+        'app': APP,
+        'docs': DOCS,
+        'dev': [
+            *DEMO,
+            *EXPORT,
+            *APP,
+            *DOCS,
+            TRITON,
+            'build>=1',
+            'hypothesis>=6',
+            'playwright>=1.40',
+            'pre-commit>=3',
+            'pytest>=8',
+            'ruff>=0.9,<1',
+        ],
     },
 )

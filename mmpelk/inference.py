@@ -9,18 +9,19 @@ import mmcv
 import numpy as np
 import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.dataset import Compose, pseudo_collate
 from mmengine.device import get_device
-from mmengine.registry import DATASETS, MODELS, VISUALIZERS, init_default_scope
+from mmengine.registry import DATASETS, MODELS, VISUALIZERS, DefaultScope, init_default_scope
 from mmengine.structures import BaseDataElement, PixelData
+from PIL import Image
 from torch import nn
 
 from mmpelk.checkpoints import check_fit, model_weights, read_checkpoint
-from mmpelk.errors import InputError
-from mmpelk.launch import NamingPipeline
+from mmpelk.errors import InputError, first_line
 
 # Smaller images are magnified before drawing, so that names can be read.
 DRAWN_SIZE = 512
+# Photographs are smaller; beyond, predictions would need tens of gigabytes.
+MOST_PIXELS = 2**25
 
 
 def load_model(cfg: Config, checkpoint_path: str, device: str | None = None) -> nn.Module:
@@ -35,10 +36,20 @@ def load_model(cfg: Config, checkpoint_path: str, device: str | None = None) -> 
     weights = model_weights(checkpoint)
     check_fit(weights, model, checkpoint_path)
     model.load_state_dict(weights)
-    model.dataset_meta = checkpoint.get('meta', {}).get('dataset_meta') or _dataset_meta(cfg.test_dataloader.dataset)
-    if not model.dataset_meta:
-        raise InputError(f'neither checkpoint {checkpoint_path} (meta.dataset_meta) nor the config names the classes')
+    model.dataset_meta = dataset_meta(cfg, checkpoint, checkpoint_path)
     return model.to(device or get_device()).eval()
+
+
+def dataset_meta(cfg: Config, checkpoint: dict, path: str | Path) -> dict:
+    """Classes and palette, as the checkpoint read from ``path`` or else the config's test data names them.
+
+    Raises:
+        InputError: If neither does.
+    """
+    meta = checkpoint.get('meta', {}).get('dataset_meta') or _dataset_meta(cfg.test_dataloader.dataset)
+    if not meta:
+        raise InputError(f'neither checkpoint {path} (meta.dataset_meta) nor the config names the classes')
+    return meta
 
 
 def _dataset_meta(dataset: ConfigDict) -> dict | None:
@@ -49,30 +60,39 @@ def _dataset_meta(dataset: ConfigDict) -> dict | None:
         return getattr(registry.get(dataset.type), 'METAINFO', None)
 
 
-def predict(model: nn.Module, cfg: Config, image_path: str) -> BaseDataElement:
-    """The data sample that the config's test pipeline and the model make of an image.
+def read_image(path: str | Path) -> np.ndarray:
+    """An image file as (H, W, 3) uint8 BGR, turned as its EXIF says.
 
     Raises:
-        InputError: If the file is missing or no image.
+        InputError: If the file is missing, no image, truncated, or too large.
     """
-    steps = [step for step in cfg.test_dataloader.dataset.pipeline if 'LoadAnnotations' not in str(step['type'])]
-    data = NamingPipeline(Compose(steps))(dict(img_path=image_path, img_id=0))
-    with torch.no_grad():
-        return model.test_step(pseudo_collate([data]))[0]
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            if width * height > MOST_PIXELS:
+                raise InputError(f'image {path} has {width}x{height} pixels; make it smaller than {MOST_PIXELS:,} in all')
+            image.load()
+        return mmcv.imread(str(path), channel_order='bgr', backend='pillow')
+    except FileNotFoundError as error:
+        raise InputError(f'image {path} does not exist') from error
+    except Image.DecompressionBombError as error:
+        raise InputError(f'image {path} is too large, make it smaller than {MOST_PIXELS:,} pixels: {error}') from error
+    except (OSError, SyntaxError) as error:  # Pillow reports a broken PNG as a SyntaxError
+        raise InputError(f'cannot read image {path}: {first_line(error)}') from error
 
 
-def draw(model: nn.Module, cfg: Config, image_path: str, sample: BaseDataElement) -> np.ndarray:
-    """A picture of the prediction on the image, (H, W, 3) uint8 RGB."""
-    visualizer = VISUALIZERS.build({'name': 'drawing', **cfg.visualizer, 'vis_backends': None})
+def draw(model: nn.Module, cfg: Config, image: np.ndarray, sample: BaseDataElement) -> np.ndarray:
+    """A picture of the prediction on an image, both (H, W, 3) uint8 BGR."""
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        visualizer = VISUALIZERS.build({'name': 'drawing', **cfg.visualizer, 'vis_backends': None})
     visualizer.dataset_meta = model.dataset_meta
-    image = mmcv.imread(image_path, channel_order='rgb', backend='pillow')
     factor = max(1, DRAWN_SIZE // max(image.shape[:2]))
-    image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+    image = mmcv.bgr2rgb(cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC))
     sample = _magnify(sample.cpu().clone(), factor)
     if cfg.default_scope == 'mmpretrain':
-        return visualizer.visualize_cls(image, sample, draw_gt=False)
-    visualizer.add_datasample(Path(image_path).name, image, sample, draw_gt=False)
-    return visualizer.get_image()
+        return mmcv.rgb2bgr(visualizer.visualize_cls(image, sample, draw_gt=False))
+    visualizer.add_datasample('prediction', image, sample, draw_gt=False)
+    return mmcv.rgb2bgr(visualizer.get_image())
 
 
 def _magnify(sample: BaseDataElement, factor: int) -> BaseDataElement:

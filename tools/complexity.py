@@ -96,24 +96,33 @@ def print_tables(rows: list[dict]) -> None:
 
 
 def as_markdown(rows: list[dict]) -> str:
-    """The tables with a link to each config, for a page two folders below the repository's root."""
+    """The tables, with each config."""
     lines = ['# Tables 2, 3 and 4', '', '`python tools/complexity.py --out docs/complexity` writes this page. ']
     lines[-1] += '"Kept" counts the weights that are left at 40% sparsity.'
     for number, data in ((2, 'ADE20K, UperNet, 512x2048'), (3, 'COCO, Cascade Mask R-CNN, 800x1280'), (4, 'ImageNet-1K')):
         lines += ['', f'## Table {number}: {data}', '']
         lines += [
-            '| model | input | params (M), paper | ours, kept | G multiply-adds, paper | ours, kept | dense | paper | ours | |'
+            '| model | config | input | params (M), paper | ours, kept | G multiply-adds, paper | ours, kept | dense | paper | ours | |'
         ]
-        lines += ['|---' * 10 + '|']
+        lines += ['|---' * 11 + '|']
         for row in rows:
             if row['table'] != number:
                 continue
-            name = f'[{row["method"]}](../../configs/{row["config"]}.py)' if row['config'] else row['method']
+            config = f'`configs/{row["config"]}.py`' if row['config'] else ''
             counts = ['not built here', row['gmacs'], '', '']
             if row['config']:
                 counts = [f'{row["params_ours"]:.2f}', row['gmacs'], f'{row["gmacs_ours"]:.2f}', f'{row["gmacs_dense"]:.1f}']
             note = paper.explanation(row['table'], row['method'], row['size'])
-            cells = [name, row['size'], row['params'], *counts, row['quality'], 'not trained' if row['config'] else '', note]
+            cells = [
+                row['method'],
+                config,
+                row['size'],
+                row['params'],
+                *counts,
+                row['quality'],
+                'not trained' if row['config'] else '',
+                note,
+            ]
             lines.append('| ' + ' | '.join(map(str, cells)) + ' |')
     return '\n'.join(lines) + '\n'
 

@@ -1,4 +1,4 @@
-"""Draw a model's predictions on images: label maps, boxes with masks, or a class, whatever the config is for."""
+"""Draw a model's predictions on images, folders and videos: label maps, boxes with masks, or a class, whatever the config is for."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from pathlib import Path
 import mmcv
 import numpy as np
 from mmengine.config import DictAction
-from mmengine.utils import track_iter_progress
 
-from mmpelk.errors import InputError, one_line_errors
-from mmpelk.inference import draw, load_model, predict
+from mmpelk.apis import find_sources, inference, init_model
+from mmpelk.errors import one_line_errors
 from mmpelk.launch import read_config
 
 
@@ -32,26 +31,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('images', nargs='+', metavar='image', help='image files')
+    parser.add_argument('inputs', nargs='+', metavar='input', help='image files, folders of images, videos')
     parser.add_argument('--out-dir', type=Path, default=Path('demo_out'), help='folder for the pictures; default: %(default)s')
-    parser.add_argument('--grid', action='store_true', help='also write all pictures on one sheet, grid.png')
+    parser.add_argument('--grid', action='store_true', help='also write all pictures of images on one sheet, grid.png')
     parser.add_argument('--device', help='cpu, cuda:0, ...; default: the GPU if there is one')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='settings that override the config, as key=value')
     args = parser.parse_args()
-    names = [f'{Path(image).stem}.png' for image in args.images]
-    if len(set(names)) < len(names):
-        raise InputError('two of the images have the same name, their pictures would overwrite each other')
-    cfg = read_config(args.config, args.cfg_options)
-    model = load_model(cfg, args.checkpoint, args.device)
-    pictures = []
-    for image in track_iter_progress(args.images):
-        pictures.append(draw(model, cfg, image, predict(model, cfg, image)))
+    model = init_model(read_config(args.config, args.cfg_options), args.checkpoint, args.device)
+    samples = inference(model, args.inputs, args.out_dir)
     if args.grid:
-        names.append('grid.png')
-        pictures.append(grid_of(pictures))
-    for name, picture in zip(names, pictures):
-        mmcv.imwrite(mmcv.rgb2bgr(picture), str(args.out_dir / name))
-    print(f'\n{len(pictures)} pictures in {args.out_dir}')
+        names = [source.name for source in find_sources(args.inputs) if not source.is_video]
+        pictures = [mmcv.imread(str(args.out_dir / f'{name}.png')) for name in names]
+        mmcv.imwrite(grid_of(pictures), str(args.out_dir / 'grid.png'))
+    print(f'\n{len(samples)} predictions in {args.out_dir}')
 
 
 if __name__ == '__main__':

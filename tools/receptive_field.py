@@ -36,7 +36,7 @@ def build_backbone(cfg: Config, checkpoint: str | None) -> nn.Module:
         backbone.load_state_dict(weights)
     else:
         backbone.init_weights()
-    return backbone.to(get_device())
+    return backbone.to(get_device()).eval()
 
 
 def find_images(folder: Path, limit: int) -> list[Path]:

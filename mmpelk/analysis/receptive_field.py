@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import cv2
@@ -10,33 +10,36 @@ import mmcv
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 # The shares of the total contribution that RepLKNet's and SLaK's tables state.
 SHARES = (0.2, 0.3, 0.5, 0.99)
+CENTRE = (0.5, 0.5)
 
 
-def contribution_map(backbone: nn.Module, images: Iterable[Tensor]) -> NDArray[np.float64]:
-    """How much each input pixel contributes to the centre of the last feature map.
+def contribution_map(
+    backbone: Callable[[Tensor], Sequence[Tensor]], images: Iterable[Tensor], at: tuple[float, float] = CENTRE
+) -> NDArray[np.float64]:
+    """How much each input pixel contributes to one position of the last feature map, its centre by default.
 
-    The gradient of the centre's positive activations, summed over channels, with respect to the image; its positive part, summed
+    The gradient of the position's positive activations, summed over channels, with respect to the image; its positive part, summed
     over colours and averaged over the images.
 
     Args:
-        backbone: Returns a tuple whose last entry is an (N, C, h, w) map.
+        backbone: In eval mode; returns a tuple whose last entry is an (N, C, h, w) map.
         images: Normalised (1, 3, H, W) images of one size.
+        at: The position, (y, x), as shares of height and width.
 
     Returns:
         (H, W).
     """
-    backbone.eval()
     total: NDArray[np.float64] | None = None
     count = 0
     for image in images:
         image = image.clone().requires_grad_(True)
         features = backbone(image)[-1]
-        centre = features[:, :, features.shape[2] // 2, features.shape[3] // 2].relu().sum()
-        (gradient,) = torch.autograd.grad(centre, image)
+        row, column = (int(share * length) for share, length in zip(at, features.shape[2:]))
+        (gradient,) = torch.autograd.grad(features[:, :, row, column].relu().sum(), image)
         contribution = gradient.relu().sum((0, 1)).double().cpu().numpy()
         total = contribution if total is None else total + contribution
         count += 1
@@ -45,20 +48,23 @@ def contribution_map(backbone: nn.Module, images: Iterable[Tensor]) -> NDArray[n
     return total / count
 
 
-def area_ratios(contribution: NDArray[np.float64], shares: Sequence[float] = SHARES) -> dict[float, float]:
-    """The area of the smallest centred square that holds each share of the contribution, over the area of the map.
+def area_ratios(
+    contribution: NDArray[np.float64], shares: Sequence[float] = SHARES, at: tuple[float, float] = CENTRE
+) -> dict[float, float]:
+    """The area of the smallest square around a position that holds each share of the contribution, over the area of the map.
 
     Args:
         contribution: (H, W), H = W.
         shares: In (0, 1).
+        at: The position, (y, x), as shares of height and width.
     """
     size = contribution.shape[0]
-    middle, everything = size // 2, contribution.sum()
+    row, column = (int(share * size) for share in at)
     ratios = {}
     for share in shares:
-        for radius in range(size // 2 + 1):
-            window = slice(max(0, middle - radius), middle + radius + 1)
-            if contribution[window, window].sum() > share * everything:
+        for radius in range(size):
+            rows, columns = (slice(max(0, middle - radius), middle + radius + 1) for middle in (row, column))
+            if contribution[rows, columns].sum() > share * contribution.sum():
                 break
         ratios[share] = min(1.0, ((2 * radius + 1) / size) ** 2)
     return ratios

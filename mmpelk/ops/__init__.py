@@ -1,7 +1,7 @@
 """Peripheral and plain depthwise convolution with very large kernels. Needs torch alone.
 
-Three backends evaluate the same sum exactly: ``dense`` is torch's direct convolution, ``fft`` multiplies spectra, ``native`` adds up
-cells in C++ on CPUs, and ``auto`` takes the one that predicts the least time.
+Four backends evaluate the same sum exactly: ``dense`` is torch's direct convolution, ``fft`` multiplies spectra, ``native`` adds up
+cells in C++ on CPUs, ``triton`` on GPUs, and ``auto`` takes the fastest.
 """
 
 from .backends import available_backends, describe_backends

@@ -79,7 +79,7 @@ def relative_error(actual, expected):
 
 @pytest.mark.parametrize('mode, limit', [('extend', 0.06), ('stretch', 0.025)])
 def test_a_smooth_kernel_to_101_and_back(mode, limit):
-    """On the default grids. The smooth kernel is a Gaussian; figures in the README."""
+    """On the default grids. The smooth kernel is a Gaussian; figures in docs/resizing.md."""
     old, new = SharingGrid.peripheral(51), SharingGrid.peripheral(101, center_size=7)
     at = torch.linspace(-1, 1, 51, dtype=torch.double)
     weight = old.reduce(torch.exp(-4 * (at[:, None] ** 2 + at**2)))

@@ -72,7 +72,7 @@ def test_test_and_draw(small_demo, digit_scenes, trained, run_tool):
 @pytest.mark.parametrize('confident', [True, False])
 def test_inference_on_odd_sizes(tmp_path, size, confident):
     """With COCO's test pipeline: boxes and masks in the image's own coordinates; an all-black image and no detection at all too."""
-    from mmpelk.inference import draw, load_model, predict
+    from mmpelk.apis import inference, init_model
     from mmpelk.launch import read_config
 
     path = tmp_path / 'tiny.py'
@@ -85,14 +85,13 @@ def test_inference_on_odd_sizes(tmp_path, size, confident):
     if confident:
         image[:] = np.random.default_rng(0).integers(0, 255, image.shape)
     cv2.imwrite(str(tmp_path / 'image.png'), image)
-    model = load_model(cfg, str(tmp_path / 'x.pth'), 'cpu')
-    sample = predict(model, cfg, str(tmp_path / 'image.png'))
+    [sample] = inference(init_model(cfg, tmp_path / 'x.pth', 'cpu'), tmp_path / 'image.png', tmp_path / 'drawn')
     found = sample.pred_instances
     assert sample.ori_shape == size and found.masks.shape == (len(found), *size) and found.bboxes.shape == (len(found), 4)
     assert (len(found) > 0) == confident
     if len(found):
         assert found.bboxes[:, 0::2].max() <= size[1] and found.bboxes[:, 1::2].max() <= size[0] and found.bboxes.min() >= 0
-    picture = draw(model, cfg, str(tmp_path / 'image.png'), sample)
+    picture = cv2.imread(str(tmp_path / 'drawn/image.png'))
     assert picture.shape[0] * size[1] == picture.shape[1] * size[0]
 
 

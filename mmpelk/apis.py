@@ -1,0 +1,193 @@
+"""Trained models in a few lines: segmentation, detection and classification through OpenMMLab's own inferencers.
+
+from mmpelk.apis import inference, init_model
+
+model = init_model('configs/upernet_pelk_t_ade20k.py', 'upernet_pelk_t_ade20k.pth')
+samples = inference(model, 'photographs/', out_dir='overlays')
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import mmcv
+import numpy as np
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.infer import BaseInferencer
+from mmengine.structures import BaseDataElement
+from mmengine.utils import ProgressBar
+
+from mmpelk.checkpoints import check_fit, model_weights, read_checkpoint
+from mmpelk.errors import InputError
+from mmpelk.inference import dataset_meta, draw, read_image
+from mmpelk.launch import read_config
+
+IMAGES = ('.bmp', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
+VIDEOS = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.webm')
+Inputs = str | Path | np.ndarray | Sequence[str | Path | np.ndarray]
+
+
+def init_model(config: str | Path | Config, checkpoint: str | Path, device: str | None = None) -> BaseInferencer:
+    """The inferencer of the config's framework, with a checkpoint's weights: an MMSegInferencer, a DetInferencer or an
+    ImageClassificationInferencer, which takes images by itself, too.
+
+    Args:
+        config: A config file, or what was read from one.
+        checkpoint: A checkpoint file.
+        device: 'cpu', 'cuda:0', ...; the GPU if there is one by default.
+
+    Raises:
+        InputError: If the config or the checkpoint is missing, broken or unsafe, one does not fit the other, or neither names the
+            classes.
+    """
+    cfg = config if isinstance(config, Config) else read_config(str(config))
+    weights = read_checkpoint(checkpoint)
+    options = dict(device=device or get_device(), show_progress=False)
+    scope = cfg.get('default_scope')
+    if scope == 'mmseg':
+        from mmseg.apis import MMSegInferencer
+
+        inferencer = MMSegInferencer(cfg, str(checkpoint), **options)
+    elif scope == 'mmdet':
+        from mmdet.apis import DetInferencer
+
+        inferencer = DetInferencer(cfg, str(checkpoint), **options)
+    elif scope == 'mmpretrain':
+        from mmpretrain.apis import ImageClassificationInferencer
+
+        inferencer = ImageClassificationInferencer(cfg, str(checkpoint), device=options['device'])
+    else:
+        raise InputError(f"the config's default_scope must be 'mmseg', 'mmdet' or 'mmpretrain', got {scope!r}")
+    check_fit(model_weights(weights), inferencer.model, checkpoint)
+    inferencer.model.dataset_meta = dataset_meta(cfg, weights, checkpoint)
+    inferencer.cfg = cfg
+    return inferencer
+
+
+def inference(
+    inferencer: BaseInferencer, inputs: Inputs, out_dir: str | Path | None = None, progress: bool = True
+) -> list[BaseDataElement]:
+    """Predictions on images, folders of images and videos.
+
+    Args:
+        inferencer: From :func:`init_model`.
+        inputs: An image file, a folder, a video file, an (H, W, 3) uint8 BGR array, or several of them.
+        out_dir: Where to draw the predictions: a PNG for each image, an MP4 for each video. None draws nothing.
+        progress: Whether to show a bar with the time left.
+
+    Returns:
+        One data sample for each image and frame, in order: ``pred_sem_seg``, ``pred_instances`` or ``pred_label``. Segmentors' logits
+        are left out, as they are many times larger than the image.
+
+    Raises:
+        InputError: If a file is missing or unreadable, a folder holds no image, or two results would get the same name.
+    """
+    sources = find_sources(inputs)
+    names = [source.name for source in sources]
+    if out_dir is not None and len(set(names)) < len(names):
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise InputError(f'two of the inputs are called {repeated!r}, their pictures would overwrite each other')
+    bar = ProgressBar(sum(len(source.frames) for source in sources)) if progress else None
+    samples = []
+    for source in sources:
+        with contextlib.ExitStack() as stack:
+            write = None if out_dir is None else stack.enter_context(_writer(source, Path(out_dir)))
+            for frame in source.frames:
+                image = frame if isinstance(frame, np.ndarray) else read_image(frame)
+                sample = predict(inferencer, image)
+                samples.append(sample)
+                if write:
+                    write(draw(inferencer.model, inferencer.cfg, image, sample))
+                if bar:
+                    bar.update()
+    return samples
+
+
+def predict(inferencer: BaseInferencer, image: np.ndarray) -> BaseDataElement:
+    """The data sample of one (H, W, 3) uint8 BGR image."""
+    with contextlib.redirect_stdout(io.StringIO()):  # mmpretrain's shows a bar for each call
+        result = inferencer(image, return_datasamples=True)
+    if isinstance(result, dict):  # mmdet's
+        result = result['predictions']
+    sample = result[0] if isinstance(result, list) else result
+    if 'seg_logits' in sample:
+        del sample.seg_logits
+    return sample
+
+
+@dataclass(frozen=True)
+class Source:
+    """An image or a video.
+
+    Attributes:
+        name: The file's without its ending.
+        frames: Image files, (H, W, 3) uint8 BGR arrays, or a video that reads them one by one.
+    """
+
+    name: str
+    frames: Sequence[Path | np.ndarray] | mmcv.VideoReader
+
+    @property
+    def is_video(self) -> bool:
+        return isinstance(self.frames, mmcv.VideoReader)
+
+
+def find_sources(inputs: Inputs) -> list[Source]:
+    """The images and videos that ``inputs`` of :func:`inference` name, those of a folder in the order of their names.
+
+    Raises:
+        InputError: If a folder holds no image, or a video is missing or unreadable.
+    """
+    sources = []
+    for item in [inputs] if isinstance(inputs, (str, Path, np.ndarray)) else inputs:
+        if isinstance(item, np.ndarray):
+            sources.append(Source(f'{len(sources):06d}', [item]))
+        elif Path(item).is_dir():
+            files = sorted(path for path in Path(item).iterdir() if path.suffix.lower() in IMAGES)
+            if not files:
+                raise InputError(f'folder {item} holds no image; expected files ending in {", ".join(IMAGES)}')
+            sources += [Source(path.stem, [path]) for path in files]
+        elif Path(item).suffix.lower() in VIDEOS:
+            sources.append(Source(Path(item).stem, _video(item)))
+        else:
+            sources.append(Source(Path(item).stem, [Path(item)]))
+    return sources
+
+
+def _video(path: str | Path) -> mmcv.VideoReader:
+    if not Path(path).is_file():
+        raise InputError(f'video {path} does not exist')
+    video = mmcv.VideoReader(str(path))
+    if not len(video):
+        raise InputError(f'cannot read video {path}: OpenCV finds no frame in it')
+    return video
+
+
+@contextlib.contextmanager
+def _writer(source: Source, out_dir: Path) -> Iterator[Callable[[np.ndarray], None]]:
+    """Takes BGR pictures of a source; a video appears once it is complete."""
+    out_dir.mkdir(parents=True, exist_ok=True)
+    if not source.is_video:
+        yield lambda picture: mmcv.imwrite(picture, str(out_dir / f'{source.name}.png'))
+        return
+    unfinished, video = out_dir / f'.{source.name}-unfinished.mp4', None
+
+    def write(picture: np.ndarray) -> None:
+        nonlocal video
+        if video is None:
+            size = picture.shape[1::-1]
+            video = cv2.VideoWriter(str(unfinished), cv2.VideoWriter_fourcc(*'mp4v'), source.frames.fps or 25, size)
+        video.write(picture)
+
+    try:
+        yield write
+        video.release()
+        unfinished.replace(out_dir / f'{source.name}.mp4')
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -1,0 +1,198 @@
+"""Models as torch.export programs and ONNX files of standard operators, with the normalisation of the images inside."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+import mmpelk
+from mmpelk.errors import InputError, first_line
+from mmpelk.models.pelk import MIN_INPUT
+from mmpelk.ops.backends import dense
+
+OPSET = 20
+PARTS = ('model', 'neck', 'backbone')
+# Where height and width are free, torch.export takes a map of one position for another case than larger ones.
+MIN_FREE = 2 * MIN_INPUT
+TOLERANCE, AGREEMENT = 1e-3, 0.999
+
+
+class Exportable(nn.Module):
+    """What is exported of a model: images in, logits or feature maps out.
+
+    Args:
+        model: A classifier of mmpretrain, a segmentor of mmseg, or a detector of mmdet, in eval mode.
+        part: 'model' for the logits, 'neck' or 'backbone' for feature maps. Detectors have no 'model': between their logits lie
+            region proposals and non-maximum suppression, whose sizes depend on the image.
+
+    Raises:
+        InputError: If the model lacks the part.
+    """
+
+    def __init__(self, model: nn.Module, part: str) -> None:
+        super().__init__()
+        if part not in PARTS:
+            raise InputError(f'part must be one of {PARTS}, got {part!r}')
+        if part == 'model' and task(model) == 'detection':
+            raise InputError(
+                "part 'model' of a detector cannot be exported: its region proposals and non-maximum suppression are no fixed graph; "
+                "take 'neck' or 'backbone', or MMDeploy for the whole"
+            )
+        if part == 'neck' and getattr(model, 'neck', None) is None:
+            raise InputError(f"{type(model).__name__} has no neck; take part 'backbone'")
+        self.model, self.part = model, part
+        preprocessor = model.data_preprocessor
+        self.register_buffer('mean', getattr(preprocessor, 'mean', torch.zeros(1)).clone())
+        self.register_buffer('std', getattr(preprocessor, 'std', torch.ones(1)).clone())
+        # mmpretrain's preprocessor calls it to_rgb, mmseg's and mmdet's keep a flag; without it the model sees BGR.
+        self.takes_rgb = bool(getattr(preprocessor, 'to_rgb', getattr(preprocessor, '_channel_conversion', False)))
+
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Logits or feature maps.
+
+        Args:
+            images: (N, 3, H, W), RGB, from 0 to 255.
+
+        Returns:
+            Classifiers: (N, classes). Segmentors: (N, classes, H, W). Parts: a feature map for each output.
+        """
+        x = images if self.takes_rgb else images.flip(1)
+        x = (x - self.mean) / self.std
+        if self.part == 'backbone':
+            return self.model.backbone(x)
+        if self.part == 'neck':
+            return self.model.neck(self.model.backbone(x))
+        logits = self.model(x, mode='tensor')
+        if logits.ndim == 2:
+            return logits
+        return F.interpolate(logits, size=images.shape[-2:], mode='bilinear', align_corners=self.model.align_corners)
+
+
+def task(model: nn.Module) -> str:
+    """'segmentation', 'classification' or 'detection'."""
+    if hasattr(model, 'decode_head'):
+        return 'segmentation'
+    return 'classification' if type(model).__module__.startswith('mmpretrain') else 'detection'
+
+
+@torch.no_grad()
+def export(module: Exportable, batch: int, size: Sequence[int], dynamic: bool = False) -> ExportedProgram:
+    """Trace a model into a program of torch's own operators, which runs without mmpelk.
+
+    Args:
+        module: In eval mode; fold the backbone before (:func:`mmpelk.deployment.fold`).
+        batch: Images at once.
+        size: Height and width.
+        dynamic: Whether batch and size are examples only, and others are taken, too, from 64x64.
+
+    Raises:
+        InputError: If the size is too small.
+    """
+    least = MIN_FREE if dynamic else MIN_INPUT
+    if batch < 1 or len(size) != 2 or min(size) < least:
+        raise InputError(
+            f'cannot export for {batch} images of {"x".join(map(str, size))}: at least 1 of {least}x{least}'
+            f'{" where sizes are free" if dynamic else ""}'
+        )
+    shapes = None
+    if dynamic:
+        batch = max(2, batch)  # a 1 would be taken for a constant
+        shapes = ({0: Dim('batch'), 2: Dim('height', min=MIN_FREE), 3: Dim('width', min=MIN_FREE)},)
+    program = torch.export.export(module, (torch.zeros(batch, 3, *size),), dynamic_shapes=shapes)
+    return program.run_decompositions(
+        {
+            torch.ops.mmpelk.depthwise_conv2d.default: _plain_convolution,
+            torch.ops.aten.adaptive_avg_pool2d.default: _pool_by_products,
+        }
+    )
+
+
+def _plain_convolution(input, weight, bias, rows, columns, backend):
+    return dense.forward(input, weight, bias, rows, columns)
+
+
+def _pool_by_products(x: Tensor, output_size: Sequence[int]) -> Tensor:
+    """Adaptive average pooling, whose windows ONNX cannot choose while it runs, as two matrix products."""
+
+    def means(length: int, bins: int) -> Tensor:
+        index, position = torch.arange(bins)[:, None], torch.arange(length)
+        within = (position >= index * length // bins) & (position < ((index + 1) * length + bins - 1) // bins)
+        within = within.to(x.dtype)
+        return within / within.sum(1, keepdim=True)
+
+    return means(x.shape[2], output_size[0]) @ x @ means(x.shape[3], output_size[1]).T
+
+
+def metadata(module: Exportable, size: Sequence[int], dynamic: bool) -> dict[str, str]:
+    """What a program around the ONNX file has to know, for its ``metadata_props``: JSON texts by key."""
+    meta = getattr(module.model, 'dataset_meta', None) or {}
+    values = dict(
+        task=task(module.model),
+        part=module.part,
+        input='(N, 3, H, W) float32, RGB, 0 to 255',
+        size=None if dynamic else list(size),
+        classes=list(meta.get('classes') or ()),
+        palette=np.asarray(meta.get('palette') or ()).tolist(),
+        mmpelk=mmpelk.__version__,
+    )
+    return {key: json.dumps(value) for key, value in values.items()}
+
+
+def to_onnx(program: ExportedProgram, properties: Mapping[str, str]) -> bytes:
+    """The program as an ONNX file, opset 20, input 'images', outputs 'logits' or 'features_0', 'features_1', ..."""
+    import onnx
+
+    outputs = len(program.graph_signature.user_outputs)
+    names = ['logits'] if json.loads(properties['part']) == 'model' else [f'features_{i}' for i in range(outputs)]
+    converted = torch.onnx.export(
+        program, dynamo=True, opset_version=OPSET, input_names=['images'], output_names=names, verbose=False
+    ).model_proto
+    onnx.helper.set_model_props(converted, dict(properties))
+    onnx.checker.check_model(converted)
+    buffer = io.BytesIO()
+    onnx.save_model(converted, buffer)
+    return buffer.getvalue()
+
+
+@torch.no_grad()
+def check_onnx(content: bytes, module: Exportable, batches: Sequence[Tensor]) -> tuple[float, float]:
+    """Compare an ONNX file, run by onnxruntime, with the model.
+
+    Args:
+        content: The file.
+        module: What was exported, or the same before folding.
+        batches: Images, each (N, 3, H, W), RGB, from 0 to 255.
+
+    Returns:
+        The largest difference relative to the largest output, and the share of logits' maxima that agree (1.0 for features).
+
+    Raises:
+        InputError: If they differ by more than 1e-3, or less than 99.9% of the maxima agree.
+    """
+    import onnxruntime
+
+    try:
+        session = onnxruntime.InferenceSession(content, providers=['CPUExecutionProvider'])
+    except Exception as error:  # onnxruntime's own types are many
+        raise InputError(f'onnxruntime cannot load the exported model: {first_line(error)}') from error
+    worst, agreeing, total = 0.0, 0, 0
+    for images in batches:
+        expected = module(images)
+        expected = [expected] if isinstance(expected, Tensor) else expected
+        for output, reference in zip(session.run(None, dict(images=images.numpy())), expected):
+            output = torch.from_numpy(output)
+            worst = max(worst, ((output - reference).abs().max() / reference.abs().max()).item())
+            if module.part == 'model':
+                agreeing += (output.argmax(1) == reference.argmax(1)).sum().item()
+                total += reference[:, 0].numel()
+    agreement = agreeing / total if total else 1.0
+    if not worst < TOLERANCE or agreement < AGREEMENT:
+        raise InputError(f'the ONNX model differs from torch by {worst:.1e} and agrees on {agreement:.2%} of the maxima')
+    return worst, agreement

@@ -1,0 +1,50 @@
+"""Folding what training needs, and inference does not, into plain convolutions."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+from mmpelk.errors import InputError
+from mmpelk.models import PeLK
+
+# Relative to the largest output.
+TOLERANCE = 1e-4
+
+
+@torch.no_grad()
+def fold(model: nn.Module, keep_grid: bool = False, size: int = 128) -> float:
+    """Fold every PeLK backbone of a model, in place, and compare each with what it was, on random images.
+
+    Args:
+        model: In eval mode.
+        keep_grid: See :meth:`mmpelk.PeLK.switch_to_deploy`.
+        size: Height and width of the images.
+
+    Returns:
+        The largest difference between outputs before and after, relative to the largest output.
+
+    Raises:
+        InputError: If the model has no PeLK backbone, one cannot be folded, or its outputs change by more than 1e-4.
+    """
+    backbones = [module for module in model.modules() if isinstance(module, PeLK)]
+    if not backbones:
+        raise InputError(f'{type(model).__name__} has no PeLK backbone to fold')
+    worst = 0.0
+    for backbone in backbones:
+        weight = next(backbone.parameters())
+        channels = backbone.downsample_layers[0][0].in_channels
+        images = torch.randn(1, channels, size, size, generator=torch.Generator().manual_seed(0)).to(weight)
+        # In float64 only folding itself would differ.
+        expected = copy.deepcopy(backbone).double()(images.double())
+        try:
+            backbone.switch_to_deploy(keep_grid)
+        except ValueError as error:
+            raise InputError(f'the backbone cannot be folded: {error}') from error
+        for output, reference in zip(backbone(images), expected):
+            worst = max(worst, ((output - reference).abs().max() / reference.abs().max()).item())
+    if not worst < TOLERANCE:
+        raise InputError(f'folding changes the outputs by {worst:.1e}, more than {TOLERANCE}')
+    return worst

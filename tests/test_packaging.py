@@ -1,0 +1,118 @@
+"""The wheel and the source distribution hold what they should, and an installed wheel works beside OpenMMLab, outside the repository."""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+
+import mmpelk
+
+COMPILER = any(map(shutil.which, ('c++', 'g++', 'clang++')))
+SDIST = 'import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])'
+
+USER_CONFIG = """
+custom_imports = dict(imports=['mmpelk'])
+model = dict(type='PeLK', arch='atto', kernel_sizes=(101, 69, 67, 13), out_indices=(3,))
+"""
+USER_SCRIPT = """
+import importlib.metadata
+import sys
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS
+
+model = MODELS.build(Config.fromfile('user_config.py').model)
+print(tuple(model(torch.randn(1, 3, 64, 64))[0].shape))
+import mmpelk
+from mmpelk.ops import available_backends
+print(mmpelk.__file__)
+print(importlib.metadata.version('mmpelk'), mmpelk.__version__)
+print('native' in available_backends())
+"""
+
+
+def run(*command, cwd):
+    """What a command prints, run without this repository on its path."""
+    env = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'}
+    result = subprocess.run([*map(str, command)], cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return result.stdout
+
+
+@pytest.fixture(scope='module')
+def source(tmp_path_factory):
+    """The files that git has or would add, as they are now: nothing that was built before."""
+    copy = tmp_path_factory.mktemp('packaging') / 'source'
+    names = run('git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard', cwd=ROOT).split('\0')
+    for name in names:
+        if (ROOT / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, copy / name)
+    return copy
+
+
+@pytest.fixture(scope='module')
+def wheel(source):
+    out = source.parent / 'wheel'
+    run(sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '-w', out, source, cwd=out.parent)
+    return next(out.glob('mmpelk-*.whl'))
+
+
+def files_of(folder):
+    return {path.relative_to(folder).as_posix() for path in folder.rglob('*') if path.is_file()}
+
+
+def test_wheel(source, wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        index = yaml.safe_load(archive.read('mmpelk/.mim/model-index.yml'))
+        models = [model for name in index['Import'] for model in yaml.safe_load(archive.read(f'mmpelk/.mim/{name}'))['Models']]
+    assert models and {f'mmpelk/.mim/{model["Config"]}' for model in models} <= names
+    for folder in ('configs', 'tools'):
+        prefix = f'mmpelk/.mim/{folder}/'
+        assert {name.removeprefix(prefix) for name in names if name.startswith(prefix)} == files_of(source / folder)
+    modules = {f'mmpelk/{name}' for name in files_of(source / 'mmpelk') if name.endswith('.py')}
+    assert {name for name in names if name.endswith('.py') and '/.mim/' not in name} == modules
+    assert {name.split('/')[0] for name in names} == {'mmpelk', f'mmpelk-{mmpelk.__version__}.dist-info'}
+    assert not [name for name in names if '/csrc/' in name or name.endswith('.pyc')]
+    assert any(name.endswith('/LICENSE') for name in names)
+    assert (f'mmpelk/ops/_native{sysconfig.get_config_var("EXT_SUFFIX")}' in names) == COMPILER
+
+
+def test_source_distribution(source, tmp_path):
+    run(sys.executable, '-c', SDIST, tmp_path, cwd=source)
+    with tarfile.open(next(tmp_path.glob('mmpelk-*.tar.gz'))) as archive:
+        names = {member.name.partition('/')[2] for member in archive if member.isfile()}
+    for folder in ('configs', 'tools', 'mmpelk'):
+        assert {f'{folder}/{name}' for name in files_of(source / folder)} <= names
+    assert {'setup.py', 'pyproject.toml', 'README.md', 'LICENSE', 'CHANGELOG.md', 'model-index.yml'} <= names
+    assert 'mmpelk/ops/csrc/kernel.h' in names
+    assert not [name for name in names if name.startswith('tests/')]
+
+
+def test_an_installed_wheel(wheel, tmp_path):
+    venv = tmp_path / 'venv'
+    run(sys.executable, '-m', 'venv', '--without-pip', venv, cwd=tmp_path)
+    python = venv / ('Scripts/python.exe' if os.name == 'nt' else 'bin/python')
+    run(sys.executable, '-m', 'pip', '--python', python, 'install', '-q', '--no-deps', '--no-index', wheel, cwd=tmp_path)
+    # This environment's OpenMMLab, but not its editable mmpelk: .pth files of a folder that a .pth file names are not read.
+    site = Path(run(python, '-c', 'import sysconfig; print(sysconfig.get_path("purelib"))', cwd=tmp_path).strip())
+    (site / 'openmmlab.pth').write_text('\n'.join({sysconfig.get_path('purelib'), sysconfig.get_path('platlib')}))
+
+    outside = tmp_path / 'outside'
+    outside.mkdir()
+    (outside / 'user_config.py').write_text(USER_CONFIG)
+    (outside / 'user_script.py').write_text(USER_SCRIPT)
+    shape, where, versions, native = run(python, 'user_script.py', cwd=outside).splitlines()[-4:]
+    assert shape == '(1, 416, 2, 2)' and Path(where) == site / 'mmpelk/__init__.py'
+    assert versions.split() == [mmpelk.__version__] * 2 and native == str(COMPILER)
+    assert '--pretrained' in run(python, site / 'mmpelk/.mim/tools/train.py', '--help', cwd=outside)

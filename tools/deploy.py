@@ -1,0 +1,45 @@
+"""Fold a checkpoint for inference: one plain depthwise convolution a block, or with --keep-grid the fast operator without norms."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mmengine.config import DictAction
+
+from mmpelk.checkpoints import write_checkpoint
+from mmpelk.checkpoints.saving import write_atomically
+from mmpelk.deployment import fold
+from mmpelk.errors import InputError, one_line_errors
+from mmpelk.inference import load_model
+from mmpelk.launch import read_config
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('out', type=Path, help='the folded checkpoint to write, *.pth; its config goes beside it, *.py')
+    parser.add_argument('--keep-grid', action='store_true', help='keep grids and stripes, fold norms, embeddings and branches')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='settings that override the config, as key=value')
+    args = parser.parse_args()
+    if args.out.suffix != '.pth':
+        raise InputError(f'the checkpoint to write must end in .pth, got {args.out}')
+    cfg = read_config(args.config, args.cfg_options)
+    model = load_model(cfg, args.checkpoint, 'cpu')
+    before = sum(p.numel() for p in model.parameters())
+    difference = fold(model, args.keep_grid)
+    after = sum(p.numel() for p in model.parameters())
+    cfg.model.backbone.update(deploy='grid' if args.keep_grid else 'plain', init_cfg=None)
+    cfg.pop('custom_hooks', None)  # they are for training
+    config = args.out.with_suffix('.py')
+    write_checkpoint(dict(meta=dict(dataset_meta=model.dataset_meta), state_dict=model.state_dict()), args.out)
+    write_atomically(cfg.pretty_text.encode(), config)
+    print(
+        f'{args.out}: {before / 1e6:.2f} M parameters became {after / 1e6:.2f} M; features differ by {difference:.1e}; config {config}'
+    )
+
+
+if __name__ == '__main__':
+    with one_line_errors():
+        main()

@@ -1,0 +1,87 @@
+"""Export a trained model as ONNX (OUT.onnx, opset 20) or as a torch.export program (OUT.pt2), folded and with its normalisation inside.
+
+Classifiers and segmentors give logits; --part backbone and neck give feature maps, the only parts of detectors that are fixed graphs. The
+ONNX file is compared with torch before it is written, and tells its task, classes and colours (tools/onnx_demo.py reads them).
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+from pathlib import Path
+
+import mmcv
+import torch
+from mmengine.config import Config, DictAction
+from torch import Tensor
+
+from mmpelk.checkpoints.saving import write_atomically
+from mmpelk.deployment import Exportable, check_onnx, export, fold, metadata, to_onnx
+from mmpelk.deployment.exporting import PARTS, task
+from mmpelk.errors import InputError, one_line_errors
+from mmpelk.inference import load_model, read_image
+from mmpelk.launch import read_config
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('out', type=Path, help='the file to write, *.onnx or *.pt2')
+    parser.add_argument('--part', choices=PARTS, help="default: 'model', for detectors 'neck'")
+    parser.add_argument('--size', type=int, nargs=2, metavar=('H', 'W'), help="default: the config's crop size")
+    parser.add_argument('--batch', type=int, default=1, help='images at once; default: %(default)s')
+    parser.add_argument('--dynamic', action='store_true', help='any batch, any size from 64x64')
+    parser.add_argument('--images', nargs='+', default=[], help='images to compare on; default: random ones')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='settings that override the config, as key=value')
+    args = parser.parse_args()
+    if args.out.suffix not in ('.onnx', '.pt2'):
+        raise InputError(f'the file to write must end in .onnx or .pt2, got {args.out}')
+    cfg = read_config(args.config, args.cfg_options)
+    size = args.size or crop_size(cfg)
+    model = load_model(cfg, args.checkpoint, 'cpu')
+    part = args.part or ('neck' if task(model) == 'detection' else 'model')
+    trained = Exportable(load_model(cfg, args.checkpoint, 'cpu'), part)
+    batches = [read_tensor(image, size) for image in args.images] or [random_images(size)]
+    if not cfg.model.backbone.get('deploy'):
+        print(f'folded: features differ by {fold(model):.1e}', flush=True)
+    module = Exportable(model, part).eval()
+    program = export(module, args.batch, size, args.dynamic)
+    print(f'traced: {sum(node.op == "call_function" for node in program.graph.nodes)} operators', flush=True)
+    if args.out.suffix == '.pt2':
+        buffer = io.BytesIO()
+        torch.export.save(program, buffer)
+        write_atomically(buffer.getvalue(), args.out)
+    else:
+        content = to_onnx(program, metadata(module, size, args.dynamic))
+        difference, agreement = check_onnx(content, trained, [images.expand(args.batch, -1, -1, -1) for images in batches])
+        compared = f'{len(args.images)} images' if args.images else 'random images; give real ones with --images'
+        maxima = f', {agreement:.2%} of the maxima agree' if part == 'model' else ''
+        print(f'onnxruntime against torch on {compared}: relative difference {difference:.1e}{maxima}')
+        write_atomically(content, args.out)
+    print(f'{args.out}: {args.out.stat().st_size / 2**20:.1f} MiB')
+
+
+def crop_size(cfg: Config) -> tuple[int, int]:
+    """The (height, width) that the config trains or tests on."""
+    size = cfg.model.get('data_preprocessor', {}).get('size')
+    for step in cfg.test_dataloader.dataset.pipeline:
+        size = size or step.get('crop_size') or (step.get('scale') if cfg.default_scope == 'mmpretrain' else None)
+    if size is None:
+        raise InputError('the config names no crop size; give --size H W')
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def read_tensor(path: str, size: tuple[int, int]) -> Tensor:
+    """An image file as (1, 3, H, W), RGB, 0 to 255."""
+    image = mmcv.imresize(mmcv.bgr2rgb(read_image(path)), (size[1], size[0]))
+    return torch.from_numpy(image).permute(2, 0, 1)[None].float()
+
+
+def random_images(size: tuple[int, int]) -> Tensor:
+    return 255 * torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
+
+
+if __name__ == '__main__':
+    with one_line_errors():
+        main()
