@@ -2,6 +2,8 @@
 # make demo-det   the same with Cascade Mask R-CNN: boxes and masks
 # make demo-cls   install, pre-train a sparse PeLK on digits, test it, draw pictures; demo-transfer goes on from it
 # make demo-transfer   UperNet on digit scenes from that checkpoint, its zeros kept, and from scratch for as long
+# make demo-onnx  the model of make demo as ONNX, and pictures by onnxruntime alone
+# make docs       the site, in site/
 # make test       install with mmcv's compiled operators, check style, run all tests
 # STACK=openmmlab takes the original OpenMMLab packages instead of the maintained OneDL forks.
 STACK ?= onedl
@@ -19,7 +21,7 @@ SCENES := data/digit_scenes/images/validation/validation_000*.jpg
 # Pictures are drawn without a screen.
 export MPLBACKEND := Agg
 
-.PHONY: demo demo-det demo-cls demo-transfer test lint env env-compiled clean-demo
+.PHONY: demo demo-det demo-cls demo-onnx demo-transfer docs test lint env env-compiled clean-demo
 
 demo: env $(SEG)/trained
 	$(call test_and_draw,$(SEG_CONFIG),$(SEG),$(SCENES))
@@ -29,6 +31,10 @@ demo-det: env-compiled $(DET)/trained
 
 demo-cls: env $(CLS)/trained
 	$(call test_and_draw,$(CLS_CONFIG),$(CLS),data/digits/val/*/*_0000.jpg)
+
+demo-onnx: env $(SEG)/trained
+	$(PY) tools/export.py $(SEG_CONFIG) $$(cat $(SEG)/last_checkpoint) $(SEG)/model.onnx --dynamic --images $(SCENES)
+	$(PY) tools/onnx_demo.py $(SEG)/model.onnx $(SCENES) --out-dir $(SEG)/onnx
 
 demo-transfer: env $(CLS)/trained data/digit_scenes
 	$(PY) tools/train.py $(SEG_CONFIG) --work-dir $(TRANSFER)/pretrained --pretrained $$(cat $(CLS)/last_checkpoint) $(SHORT)
@@ -62,8 +68,11 @@ data/digits: | env
 data/digit_scenes: | env
 	$(PY) tools/make_digit_scenes.py $@
 
-test: lint
+test: lint docs
 	$(PY) -m pytest
+
+docs: env-compiled
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
 
 lint: env-compiled
 	$(VENV)/bin/ruff check .

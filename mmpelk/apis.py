@@ -20,6 +20,7 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.infer import BaseInferencer
+from mmengine.registry import DefaultScope, init_default_scope
 from mmengine.structures import BaseDataElement
 from mmengine.utils import ProgressBar
 
@@ -50,6 +51,7 @@ def init_model(config: str | Path | Config, checkpoint: str | Path, device: str 
     weights = read_checkpoint(checkpoint)
     options = dict(device=device or get_device(), show_progress=False)
     scope = cfg.get('default_scope')
+    init_default_scope(scope or 'mmengine')
     if scope == 'mmseg':
         from mmseg.apis import MMSegInferencer
 
@@ -111,7 +113,10 @@ def inference(
 
 def predict(inferencer: BaseInferencer, image: np.ndarray) -> BaseDataElement:
     """The data sample of one (H, W, 3) uint8 BGR image."""
-    with contextlib.redirect_stdout(io.StringIO()):  # mmpretrain's shows a bar for each call
+    with (
+        DefaultScope.overwrite_default_scope(inferencer.cfg.default_scope),  # another framework's model may be there, too
+        contextlib.redirect_stdout(io.StringIO()),  # mmpretrain's shows a bar for each call
+    ):
         result = inferencer(image, return_datasamples=True)
     if isinstance(result, dict):  # mmdet's
         result = result['predictions']

@@ -41,8 +41,8 @@ print('native' in available_backends())
 
 
 def run(*command, cwd):
-    """What a command prints, run without this repository on its path."""
-    env = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'}
+    """What a command prints, run without this repository on its path and without a package index."""
+    env = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'} | dict(PIP_NO_INDEX='1')
     result = subprocess.run([*map(str, command)], cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     return result.stdout
@@ -103,7 +103,7 @@ def test_an_installed_wheel(wheel, tmp_path):
     venv = tmp_path / 'venv'
     run(sys.executable, '-m', 'venv', '--without-pip', venv, cwd=tmp_path)
     python = venv / ('Scripts/python.exe' if os.name == 'nt' else 'bin/python')
-    run(sys.executable, '-m', 'pip', '--python', python, 'install', '-q', '--no-deps', '--no-index', wheel, cwd=tmp_path)
+    run(sys.executable, '-m', 'pip', '--python', python, 'install', '-q', '--no-deps', wheel, cwd=tmp_path)
     # This environment's OpenMMLab, but not its editable mmpelk: .pth files of a folder that a .pth file names are not read.
     site = Path(run(python, '-c', 'import sysconfig; print(sysconfig.get_path("purelib"))', cwd=tmp_path).strip())
     (site / 'openmmlab.pth').write_text('\n'.join({sysconfig.get_path('purelib'), sysconfig.get_path('platlib')}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import threading
+from pathlib import Path
 
 import cv2
 import mmcv
@@ -48,7 +49,7 @@ class Page:
         try:
             image = read_image(path)
         except InputError as error:
-            return None, None, None, None, f'error: {error}'
+            return None, None, None, None, f'error: {str(error).replace(path, Path(path).name)}'
         with self.lock:
             sample = predict(self.inferencer, image)
             picture = draw(self.inferencer.model, self.inferencer.cfg, image, sample)

@@ -43,7 +43,7 @@ def main() -> None:
     part = args.part or ('neck' if task(model) == 'detection' else 'model')
     trained = Exportable(load_model(cfg, args.checkpoint, 'cpu'), part)
     batches = [read_tensor(image, size) for image in args.images] or [random_images(size)]
-    if not cfg.model.backbone.get('deploy'):
+    if cfg.model.backbone.get('deploy') != 'plain':
         print(f'folded: features differ by {fold(model):.1e}', flush=True)
     module = Exportable(model, part).eval()
     program = export(module, args.batch, size, args.dynamic)

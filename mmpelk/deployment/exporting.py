@@ -15,6 +15,7 @@ from torch.export import Dim, ExportedProgram
 import mmpelk
 from mmpelk.errors import InputError, first_line
 from mmpelk.models.pelk import MIN_INPUT
+from mmpelk.models.token_mixer import PeripheralConv
 from mmpelk.ops.backends import dense
 
 OPSET = 20
@@ -93,8 +94,10 @@ def export(module: Exportable, batch: int, size: Sequence[int], dynamic: bool = 
         dynamic: Whether batch and size are examples only, and others are taken, too, from 64x64.
 
     Raises:
-        InputError: If the size is too small.
+        InputError: If the size is too small, or a kernel still lies on a grid.
     """
+    if any(isinstance(part, PeripheralConv) for part in module.modules()):
+        raise InputError('fold the backbone before it is exported (mmpelk.deployment.fold)')
     least = MIN_FREE if dynamic else MIN_INPUT
     if batch < 1 or len(size) != 2 or min(size) < least:
         raise InputError(
