@@ -49,21 +49,21 @@ def init_model(config: str | Path | Config, checkpoint: str | Path, device: str 
     """
     cfg = config if isinstance(config, Config) else read_config(str(config))
     weights = read_checkpoint(checkpoint)
-    options = dict(device=device or get_device(), show_progress=False)
+    device = device or get_device()
     scope = cfg.get('default_scope')
     init_default_scope(scope or 'mmengine')
     if scope == 'mmseg':
         from mmseg.apis import MMSegInferencer
 
-        inferencer = MMSegInferencer(cfg, str(checkpoint), **options)
+        inferencer = MMSegInferencer(cfg, str(checkpoint), device=device)
     elif scope == 'mmdet':
         from mmdet.apis import DetInferencer
 
-        inferencer = DetInferencer(cfg, str(checkpoint), **options)
+        inferencer = DetInferencer(cfg, str(checkpoint), device=device)
     elif scope == 'mmpretrain':
         from mmpretrain.apis import ImageClassificationInferencer
 
-        inferencer = ImageClassificationInferencer(cfg, str(checkpoint), device=options['device'])
+        inferencer = ImageClassificationInferencer(cfg, str(checkpoint), device=device)
     else:
         raise InputError(f"the config's default_scope must be 'mmseg', 'mmdet' or 'mmpretrain', got {scope!r}")
     check_fit(model_weights(weights), inferencer.model, checkpoint)
@@ -115,7 +115,7 @@ def predict(inferencer: BaseInferencer, image: np.ndarray) -> BaseDataElement:
     """The data sample of one (H, W, 3) uint8 BGR image."""
     with (
         DefaultScope.overwrite_default_scope(inferencer.cfg.default_scope),  # another framework's model may be there, too
-        contextlib.redirect_stdout(io.StringIO()),  # mmpretrain's shows a bar for each call
+        contextlib.redirect_stdout(io.StringIO()),  # they show a bar for each call
     ):
         result = inferencer(image, return_datasamples=True)
     if isinstance(result, dict):  # mmdet's
@@ -169,7 +169,7 @@ def _video(path: str | Path) -> mmcv.VideoReader:
     if not Path(path).is_file():
         raise InputError(f'video {path} does not exist')
     video = mmcv.VideoReader(str(path))
-    if not len(video):
+    if video.frame_cnt < 1:  # mmcv counts negative frames in some broken files
         raise InputError(f'cannot read video {path}: OpenCV finds no frame in it')
     return video
 

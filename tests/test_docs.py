@@ -64,7 +64,7 @@ def test_model_index():
         assert model['In Collection'] == 'PeLK' and model['Config'] == f'configs/{name}.py'
         assert 'Results' not in model and 'Weights' not in model  # for models that were trained here
         data, row = model['Metadata'], counted[re.sub(r'_120e$|_1x', '', name)]
-        assert '{}x{}'.format(*data['Input Size']) == row['size']
+        assert data['Input Size'] == row['size']
         assert data['FLOPs'] == round(row['gmacs_ours'] * 1e9) and data['Parameters'] == round(row['params_ours'] * 1e6)
         metrics = [value for result in data.get('Paper Results', []) for value in result['Metrics'].values()]
         printed = [float(value) for value in re.findall(r'\d+\.\d+', row['quality'])]
