@@ -69,7 +69,7 @@ data/digit_scenes: | env
 	$(PY) tools/make_digit_scenes.py $@
 
 test: lint docs
-	$(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
 
 docs: env-compiled
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet

@@ -107,6 +107,7 @@ setup(
             'playwright>=1.40',
             'pre-commit>=3',
             'pytest>=8',
+            'pytest-xdist>=3.5',
             'ruff>=0.9,<1',
         ],
     },

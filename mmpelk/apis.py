@@ -177,7 +177,6 @@ def _video(path: str | Path) -> mmcv.VideoReader:
 @contextlib.contextmanager
 def _writer(source: Source, out_dir: Path) -> Iterator[Callable[[np.ndarray], None]]:
     """Takes BGR pictures of a source; a video appears once it is complete."""
-    out_dir.mkdir(parents=True, exist_ok=True)
     if not source.is_video:
         yield lambda picture: mmcv.imwrite(picture, str(out_dir / f'{source.name}.png'))
         return
@@ -186,6 +185,7 @@ def _writer(source: Source, out_dir: Path) -> Iterator[Callable[[np.ndarray], No
     def write(picture: np.ndarray) -> None:
         nonlocal video
         if video is None:
+            out_dir.mkdir(parents=True, exist_ok=True)
             size = picture.shape[1::-1]
             video = cv2.VideoWriter(str(unfinished), cv2.VideoWriter_fourcc(*'mp4v'), source.frames.fps or 25, size)
         video.write(picture)

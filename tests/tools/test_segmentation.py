@@ -1,13 +1,10 @@
 """The main job through the command line: train, kill, resume, test and draw, and what wrong input gets."""
 
 import json
-import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 
 import cv2
 import numpy as np
@@ -68,27 +65,12 @@ def miou(output):
     return float(re.findall(r'mIoU: ([\d.]+)', output)[-1])
 
 
-def test_ade20k_config_trains_dies_resumes_and_tests(ade20k, run_tool):
-    """The unchanged PeLK-T config at 512x512, killed by SIGKILL after its first checkpoint."""
-    options = ['--work-dir', 'work', '--cfg-options', 'train_cfg.max_iters=2', 'default_hooks.checkpoint.interval=1']
-    options += ['default_hooks.logger.interval=1']
-    command = [sys.executable, str(TOOLS / 'train.py'), str(ADE), *options]
-    with open(ade20k / 'log', 'w') as log:
-        process = subprocess.Popen(command, cwd=ade20k, env=tool_env(), stdout=log, stderr=log, start_new_session=True)
-        while not (ade20k / 'work/last_checkpoint').exists():
-            assert process.poll() is None, (ade20k / 'log').read_text()[-3000:]
-            time.sleep(0.05)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    assert 'no GPU here: the config asks for AMP, training runs in float32' in (ade20k / 'log').read_text()
-    assert not (ade20k / 'work/iter_2.pth').exists()
-
-    output = run_tool('train.py', ADE, *options, '--resume', cwd=ade20k)
-    assert 'resumed epoch: 0, iter: 1' in output and re.search(r'Iter\(train\) +\[2/2\]', output)
-    assert not re.search(r'Iter\(train\) +\[1/2\]', output)
-    trained = miou(output)
-    tested = run_tool('test.py', ADE, 'work/iter_2.pth', '--work-dir', 'tested', cwd=ade20k)
-    assert miou(tested) == trained
+def test_ade20k_config_trains_and_tests(ade20k, run_tool):
+    """The unchanged PeLK-T config at 512x512, for one iteration."""
+    options = ['--work-dir', 'work', '--cfg-options', 'train_cfg.max_iters=1', 'default_hooks.logger.interval=1']
+    output = run_tool('train.py', ADE, *options, cwd=ade20k)
+    assert 'no GPU here: the config asks for AMP, training runs in float32' in output
+    assert miou(run_tool('test.py', ADE, 'work/iter_1.pth', '--work-dir', 'tested', cwd=ade20k)) == miou(output)
     shutil.rmtree(ade20k / 'work')
 
 
@@ -177,7 +159,7 @@ def test_missing_files(fail_tool, tmp_path, digit_scenes, trained, small_demo):
     assert 'checkpoint none.pth does not exist' in fail_tool('train.py', small_demo, '--resume', 'none.pth', cwd=digit_scenes)
     assert 'checkpoint none.pth does not exist' in fail_tool('train.py', small_demo, '--pretrained', 'none.pth', cwd=digit_scenes)
     message = fail_tool('image_demo.py', small_demo, trained / 'iter_4.pth', 'none.jpg', cwd=digit_scenes)
-    assert 'cannot read none.jpg' in message and not (digit_scenes / 'demo_out').exists()
+    assert 'image none.jpg does not exist' in message and not (digit_scenes / 'demo_out').exists()
 
 
 def test_checkpoint_of_another_model(fail_tool, digit_scenes, trained, small_demo):

@@ -4,7 +4,7 @@ A backend is a module with these functions; a new one is a new file and a new ro
 len(columns)) weight and the sizes of the cells it spreads over, symmetric, cropped to the map.
 
 - ``unavailable(device, dtype)`` says why it cannot run there; None: it can.
-- ``cost(input, rows, columns, backward)`` predicts its time on CPUs, of the forward or of the backward pass. On GPUs it is measured.
+- ``cost(input, rows, columns, backward)`` predicts its time, of the forward or of the backward pass. On GPUs it is measured instead.
 - ``forward(input, weight, bias, rows, columns)`` computes (N, C, H, W).
 - ``backward(grad, input, weight, rows, columns, needs)`` computes the gradients of input and weight, None where not needed.
 """
@@ -46,8 +46,8 @@ def check_backend_name(name: str) -> None:
 
 
 def choose_backend(name: str, input: Tensor, rows: Sequence[int], columns: Sequence[int], backward: bool = False) -> ModuleType:
-    """The backend called ``name``; for 'auto', the available one that predicts the least time on CPUs, and the one measured
-    fastest elsewhere (``measured.py``).
+    """The backend called ``name``; for 'auto', the available one that predicts the least time; on GPUs the one measured fastest
+    (``measured.py``).
 
     Args:
         name: 'auto' or a key of ``BACKENDS``.
@@ -63,7 +63,7 @@ def choose_backend(name: str, input: Tensor, rows: Sequence[int], columns: Seque
     available = available_backends(input.device, input.dtype)
     if name == 'auto':
         candidates = [BACKENDS[n] for n in reversed(available)]
-        if input.device.type != 'cpu':
+        if input.device.type == 'cuda':
             return fastest(candidates, input, rows, columns, backward)
         return min(candidates, key=lambda backend: backend.cost(input, rows, columns, backward))
     if name not in available:

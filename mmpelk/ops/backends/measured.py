@@ -14,9 +14,9 @@ _FASTEST: dict[tuple, ModuleType] = {}
 
 
 def may_measure(device: torch.device) -> bool:
-    """Whether calls may be timed there: not on CPUs, not while a CUDA graph is captured, and not under
+    """Whether calls may be timed there: only on GPUs, not while a CUDA graph is captured, and not under
     ``torch.use_deterministic_algorithms``, where each run must choose alike."""
-    if device.type == 'cpu' or torch.are_deterministic_algorithms_enabled():
+    if device.type != 'cuda' or torch.are_deterministic_algorithms_enabled():
         return False
     return not torch.cuda.is_current_stream_capturing()
 
