@@ -221,9 +221,12 @@ def _peak_memory(name: str, batch: int, size: int, device: str, dtype: torch.dty
     cfg = segmentors()[name]
     before = _resident()
     step = training_step(cfg, batch, size, device, dtype)
-    for _ in range(2):
-        step()
-    if torch.device(device).type == 'cuda':
+    on_gpu = torch.device(device).type == 'cuda'
+    step()
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(device)  # the first step measures backends and tunes
+    step()
+    if on_gpu:
         return torch.cuda.max_memory_allocated(device) / 2**20
     return _resident() - before
 

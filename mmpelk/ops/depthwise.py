@@ -22,7 +22,8 @@ def depthwise_conv2d(input: Tensor, weight: Tensor, bias: Tensor | None = None, 
         input: (N, C, H, W), floating point, H and W at least 1.
         weight: (C, 1, kh, kw), both sizes odd.
         bias: (C,).
-        backend: 'auto', or one of :func:`mmpelk.ops.available_backends`. 'auto' takes the one with the least predicted time.
+        backend: 'auto', or one of :func:`mmpelk.ops.available_backends`. 'auto' takes the one with the least predicted time, on
+            GPUs the one measured fastest.
 
     Returns:
         (N, C, H, W), in the input's type and memory format. 'fft' and 'native' compute half types in float32.
@@ -58,11 +59,16 @@ def check_bias(bias: Tensor | None, channels: int) -> None:
 # One operator for all backends: torch.compile sees it whole, and backward may take another backend than forward.
 # torch.library.custom_op would add some 40 us to a call, as much as a small map takes.
 FORWARD, BACKWARD = 'mmpelk::depthwise_conv2d', 'mmpelk::depthwise_conv2d_backward'
-torch.library.define(FORWARD, '(Tensor input, Tensor weight, Tensor? bias, int[] rows, int[] columns, str backend) -> Tensor')
+# Backends keep small tensors between calls, and GPUs' are timed: neither may happen inside inductor's CUDA graphs.
+TAGS = [torch.Tag.cudagraph_unsafe] if hasattr(torch.Tag, 'cudagraph_unsafe') else []
+torch.library.define(
+    FORWARD, '(Tensor input, Tensor weight, Tensor? bias, int[] rows, int[] columns, str backend) -> Tensor', tags=TAGS
+)
 torch.library.define(
     BACKWARD,
     '(Tensor grad, Tensor input, Tensor weight, int[] rows, int[] columns, str backend, bool input_needed, bool weight_needed)'
     ' -> (Tensor, Tensor)',
+    tags=TAGS,
 )
 
 

@@ -121,16 +121,18 @@ def test_what_cannot_run_is_reported(monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError('PTX of the wrong version\nmore')
 
-    backend._failure.cache_clear()
+    monkeypatch.setattr(backend, '_FAILURES', {})
     monkeypatch.setattr(backend, '_correlate', fail)
     assert 'RuntimeError: PTX of the wrong version)' in describe_backends(DEVICE)['triton']
-    assert peripheral_conv2d(torch.randn(1, 2, 4, 4, device=DEVICE), torch.ones(2, 1, 1, 1), SharingGrid.dense(1)).shape == (
+    assert peripheral_conv2d(
+        torch.randn(1, 2, 4, 4, device=DEVICE), torch.ones(2, 1, 1, 1, device=DEVICE), SharingGrid.dense(1)
+    ).shape == (
         1,
         2,
         4,
         4,
     )
-    backend._failure.cache_clear()
+    monkeypatch.setattr(backend, '_FAILURES', {})
     monkeypatch.setitem(sys.modules, 'triton', None)
     assert 'cannot be imported' in describe_backends(DEVICE)['triton']
     monkeypatch.delenv('TRITON_INTERPRET', raising=False)
@@ -161,6 +163,14 @@ def test_the_fastest_is_measured_once(monkeypatch):
     for shape in ((2, 3, 9, 9), (2, 3, 12, 15)):  # within a factor of two
         assert measured.fastest(candidates, x.new_empty(shape), cells, cells, True) is dense
     assert len(timed) == 4
+    state = torch.get_rng_state()
+    timed.clear()
+    assert measured.fastest([dense, fft, fft, fft], x.new_empty(2, 3, 40, 9), cells, cells, False) is fft
+    assert torch.equal(state, torch.get_rng_state())
+    monkeypatch.setattr(measured, '_seconds', lambda call, device: call(fail=True))
+    with pytest.raises(TypeError):  # when all fail, the error comes out
+        measured.fastest([fft, dense], x.new_empty(2, 3, 80, 9), cells, cells, True)
+    timed = [0] * 4
     monkeypatch.setattr(measured, 'may_measure', lambda device: False)
     assert measured.fastest(candidates, x.new_empty(2, 3, 99, 9), cells, cells, True) is fft
     assert len(timed) == 4

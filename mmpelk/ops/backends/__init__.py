@@ -60,13 +60,12 @@ def choose_backend(name: str, input: Tensor, rows: Sequence[int], columns: Seque
             another.
     """
     check_backend_name(name)
-    available = available_backends(input.device, input.dtype)
     if name == 'auto':
-        candidates = [BACKENDS[n] for n in reversed(available)]
+        candidates = [BACKENDS[n] for n in reversed(available_backends(input.device, input.dtype))]
         if input.device.type == 'cuda':
             return fastest(candidates, input, rows, columns, backward)
         return min(candidates, key=lambda backend: backend.cost(input, rows, columns, backward))
-    if name not in available:
-        reason = BACKENDS[name].unavailable(input.device, input.dtype)
+    if reason := BACKENDS[name].unavailable(input.device, input.dtype):
+        available = available_backends(input.device, input.dtype)
         raise InputError(f'backend {name!r} cannot run on {input.device} with {input.dtype}: {reason}; available: {available}')
     return BACKENDS[name]

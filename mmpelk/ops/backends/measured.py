@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 _FASTEST: dict[tuple, ModuleType] = {}
+_LOCK = threading.Lock()  # two threads would disturb each other's times
 
 
 def may_measure(device: torch.device) -> bool:
@@ -25,7 +27,7 @@ def fastest(
     candidates: Sequence[ModuleType], input: Tensor, rows: Sequence[int], columns: Sequence[int], backward: bool
 ) -> ModuleType:
     """The fastest of ``candidates`` on maps of the input's size, timed on the first call and remembered for sizes within a factor of
-    two; the first of them where ``may_measure`` says no.
+    two; the first of them where ``may_measure`` says no. Raises the first one's error if all fail.
 
     Args:
         candidates: Backends, in the order of preference.
@@ -33,15 +35,24 @@ def fastest(
         rows, columns: Cell sizes of the kernel, cropped to the map.
         backward: Whether to time the backward pass.
     """
-    n, c, h, w = (size.bit_length() for size in input.shape)
-    key = (input.device, input.dtype, tuple(rows), tuple(columns), backward, n, c, h, w)
-    if key in _FASTEST:
-        return _FASTEST[key]
-    if not may_measure(input.device) or len(candidates) == 1 or not input.numel():
+    sizes = (*input.shape, sum(rows), sum(columns))
+    key = (input.device, input.dtype, backward, len(rows), len(columns), *(size.bit_length() for size in sizes))
+    if len(candidates) == 1 or not input.numel() or torch.are_deterministic_algorithms_enabled():
         return candidates[0]
-    x = torch.randn_like(input)
-    weight = torch.randn(input.shape[1], 1, len(rows), len(columns), device=input.device)
-    times = []
+    with _LOCK:
+        if key not in _FASTEST and not may_measure(input.device):
+            return candidates[0]
+        if key not in _FASTEST:
+            _FASTEST[key] = _measure(candidates, input.detach(), rows, columns, backward)
+        return _FASTEST[key]
+
+
+def _measure(
+    candidates: Sequence[ModuleType], x: Tensor, rows: Sequence[int], columns: Sequence[int], backward: bool
+) -> ModuleType:
+    # Nothing is drawn at random: a seeded training must not depend on what was measured.
+    weight = torch.ones(x.shape[1], 1, len(rows), len(columns), device=x.device)
+    times, errors = [], []
     for backend in candidates:
 
         def call(backend: ModuleType = backend) -> None:
@@ -51,11 +62,13 @@ def fastest(
                 backend.forward(x, weight, None, rows, columns)
 
         try:
-            times.append(_seconds(call, input.device))
-        except torch.OutOfMemoryError:
+            times.append(_seconds(call, x.device))
+        except Exception as error:  # out of memory, or of what a library has for this shape: the others can serve
             times.append(math.inf)
-    _FASTEST[key] = candidates[times.index(min(times))]
-    return _FASTEST[key]
+            errors.append(error)
+    if len(errors) == len(candidates):
+        raise errors[0]
+    return candidates[times.index(min(times))]
 
 
 def _seconds(call: Callable[[], None], device: torch.device) -> float:

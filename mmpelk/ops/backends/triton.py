@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache, lru_cache
@@ -16,11 +17,14 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from mmpelk.errors import first_line
 from mmpelk.ops.cells import expand
 
 from .measured import may_measure
 
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
+_FAILURES: dict[tuple[torch.device, torch.dtype], str | None] = {}
+_LOCK = threading.Lock()  # Triton's autotuner keeps a call's arguments in itself
 # (rows, warps) of a program. Triton times them once for each class of sizes; the first serves where timing is not allowed.
 BLOCKS = ((64, 4), (128, 8), (32, 4))
 
@@ -38,19 +42,25 @@ def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
     return _failure(device, dtype)
 
 
-@cache
 def _failure(device: torch.device, dtype: torch.dtype) -> str | None:
     """What goes wrong when both kernels are compiled and run on one position: a Triton of another version, a GPU that is too old."""
+    if (device, dtype) in _FAILURES:
+        return _FAILURES[device, dtype]
+    if device.type == 'cuda' and torch.cuda.is_current_stream_capturing():
+        return 'it was not tried before this CUDA graph is captured'
     import triton
 
-    x = torch.zeros(1, 1, 1, 1, device=device, dtype=dtype)
+    failure = None
     try:
+        x = torch.zeros(1, 1, 1, 1, device=device, dtype=dtype)
         _correlate(x, x, None, (1,), (1,), tune=False)
         _weight_grad(x, x, (1,), (1,), tune=False).item()
+    except torch.OutOfMemoryError as error:
+        return f'{device} has no memory left ({first_line(error)})'  # now; it may have later
     except Exception as error:  # whatever it is, the other backends can serve
-        first = next(iter(str(error).splitlines()), '')
-        return f'Triton {triton.__version__} cannot run its kernels on {device} ({type(error).__name__}: {first})'
-    return None
+        failure = f'Triton {triton.__version__} cannot run its kernels on {device} ({type(error).__name__}: {first_line(error)})'
+    _FAILURES[device, dtype] = failure
+    return failure
 
 
 def details() -> str:
@@ -96,7 +106,7 @@ def _correlate(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Sequence[in
     def grid(block: dict) -> tuple[int]:
         return (c * -(-n * h // block['ROWS']) * -(-w // width),)
 
-    with _on(x.device):
+    with _LOCK, _on(x.device):
         _kernel('correlate', tune)[grid](
             x, taps, bias, y, tops, sizes, n, c, h, w, len(rows), sum(columns), _size_class(n * h, w, sum(columns)),
             HAS_BIAS=bias is not x, PRECISION=_precision(x.device), COLUMNS=width, SOURCES=sources,
@@ -114,7 +124,7 @@ def _weight_grad(x: Tensor, up: Tensor, rows: Sequence[int], columns: Sequence[i
     chunks = min(-(-w // sources), reached // sources + 1)
     blocks = -(-w // width) * chunks
     partial = x.new_empty(c, len(rows), blocks, len(columns), dtype=torch.float32)
-    with _on(x.device):
+    with _LOCK, _on(x.device):
         _kernel('weight_grad', tune)[(c * len(rows) * blocks,)](
             x, up, partial, tops, sizes, lefts, widths, n, c, h, w, len(rows), len(columns), sum(columns), chunks,
             _size_class(n * h, w, sum(columns)), PRECISION=_precision(x.device), COLUMNS=width, SOURCES=sources,
