@@ -68,7 +68,7 @@ data/digits: | env
 data/digit_scenes: | env
 	$(PY) tools/make_digit_scenes.py $@
 
-test: lint docs
+test: lint
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
 
 docs: env-compiled

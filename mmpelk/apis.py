@@ -9,6 +9,7 @@ samples = inference(model, 'photographs/', out_dir='overlays')
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,6 @@ import cv2
 import mmcv
 import numpy as np
 from mmengine.config import Config
-from mmengine.device import get_device
 from mmengine.infer import BaseInferencer
 from mmengine.registry import DefaultScope, init_default_scope
 from mmengine.structures import BaseDataElement
@@ -26,7 +26,7 @@ from mmengine.utils import ProgressBar
 
 from mmpelk.checkpoints import check_fit, model_weights, read_checkpoint
 from mmpelk.errors import InputError
-from mmpelk.inference import dataset_meta, draw, read_image
+from mmpelk.inference import VISUALIZER, build_errors, dataset_meta, draw, framework, read_image, usable_device
 from mmpelk.launch import read_config
 
 IMAGES = ('.bmp', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
@@ -47,29 +47,34 @@ def init_model(config: str | Path | Config, checkpoint: str | Path, device: str 
         InputError: If the config or the checkpoint is missing, broken or unsafe, one does not fit the other, or neither names the
             classes.
     """
-    cfg = config if isinstance(config, Config) else read_config(str(config))
+    cfg = copy.deepcopy(config) if isinstance(config, Config) else read_config(str(config))
+    device, scope = usable_device(device), framework(cfg)
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset')
+    if not dataset or 'pipeline' not in dataset:
+        raise InputError('the config has no test_dataloader.dataset.pipeline, which says how to prepare an image')
+    cfg.setdefault('visualizer', dict(type=VISUALIZER[scope]))
     weights = read_checkpoint(checkpoint)
-    device = device or get_device()
-    scope = cfg.get('default_scope')
-    init_default_scope(scope or 'mmengine')
-    if scope == 'mmseg':
-        from mmseg.apis import MMSegInferencer
-
-        inferencer = MMSegInferencer(cfg, str(checkpoint), device=device)
-    elif scope == 'mmdet':
-        from mmdet.apis import DetInferencer
-
-        inferencer = DetInferencer(cfg, str(checkpoint), device=device)
-    elif scope == 'mmpretrain':
-        from mmpretrain.apis import ImageClassificationInferencer
-
-        inferencer = ImageClassificationInferencer(cfg, str(checkpoint), device=device)
-    else:
-        raise InputError(f"the config's default_scope must be 'mmseg', 'mmdet' or 'mmpretrain', got {scope!r}")
+    init_default_scope(scope)
+    with build_errors():
+        inferencer = _build_inferencer(cfg, str(checkpoint), device)
     check_fit(model_weights(weights), inferencer.model, checkpoint)
     inferencer.model.dataset_meta = dataset_meta(cfg, weights, checkpoint)
     inferencer.cfg = cfg
     return inferencer
+
+
+def _build_inferencer(cfg: Config, checkpoint: str, device: str) -> BaseInferencer:
+    if cfg.default_scope == 'mmseg':
+        from mmseg.apis import MMSegInferencer
+
+        return MMSegInferencer(cfg, checkpoint, device=device)
+    if cfg.default_scope == 'mmdet':
+        from mmdet.apis import DetInferencer
+
+        return DetInferencer(cfg, checkpoint, device=device)
+    from mmpretrain.apis import ImageClassificationInferencer
+
+    return ImageClassificationInferencer(cfg, checkpoint, device=device)
 
 
 def inference(
@@ -90,29 +95,43 @@ def inference(
     Raises:
         InputError: If a file is missing or unreadable, a folder holds no image, or two results would get the same name.
     """
+    return list(predictions(inferencer, inputs, out_dir, progress))
+
+
+def predictions(
+    inferencer: BaseInferencer, inputs: Inputs, out_dir: str | Path | None = None, progress: bool = True
+) -> Iterator[BaseDataElement]:
+    """The same one by one, for videos whose data samples would not fit in memory together."""
     sources = find_sources(inputs)
-    names = [source.name for source in sources]
+    names = [source.picture_name for source in sources]
     if out_dir is not None and len(set(names)) < len(names):
         repeated = next(name for name in names if names.count(name) > 1)
-        raise InputError(f'two of the inputs are called {repeated!r}, their pictures would overwrite each other')
+        raise InputError(f'two of the inputs would be drawn as {repeated}, one over the other')
     bar = ProgressBar(sum(len(source.frames) for source in sources)) if progress else None
-    samples = []
     for source in sources:
         with contextlib.ExitStack() as stack:
             write = None if out_dir is None else stack.enter_context(_writer(source, Path(out_dir)))
+            sample = None
             for frame in source.frames:
                 image = frame if isinstance(frame, np.ndarray) else read_image(frame)
                 sample = predict(inferencer, image)
-                samples.append(sample)
                 if write:
                     write(draw(inferencer.model, inferencer.cfg, image, sample))
                 if bar:
                     bar.update()
-    return samples
+                yield sample
+            if sample is None:
+                raise InputError(f'cannot read video {source.name}: none of its frames can be decoded')
 
 
 def predict(inferencer: BaseInferencer, image: np.ndarray) -> BaseDataElement:
-    """The data sample of one (H, W, 3) uint8 BGR image."""
+    """The data sample of one (H, W, 3) uint8 BGR image, on the CPU. Not for several threads at once: it redirects stdout.
+
+    Raises:
+        InputError: If the array has another shape or type.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        raise InputError(f'images must be (H, W, 3) uint8 arrays, got {image.shape} {image.dtype}')
     with (
         DefaultScope.overwrite_default_scope(inferencer.cfg.default_scope),  # another framework's model may be there, too
         contextlib.redirect_stdout(io.StringIO()),  # they show a bar for each call
@@ -123,7 +142,7 @@ def predict(inferencer: BaseInferencer, image: np.ndarray) -> BaseDataElement:
     sample = result[0] if isinstance(result, list) else result
     if 'seg_logits' in sample:
         del sample.seg_logits
-    return sample
+    return sample.cpu()
 
 
 @dataclass(frozen=True)
@@ -141,6 +160,10 @@ class Source:
     @property
     def is_video(self) -> bool:
         return isinstance(self.frames, mmcv.VideoReader)
+
+    @property
+    def picture_name(self) -> str:
+        return f'{self.name}{".mp4" if self.is_video else ".png"}'
 
 
 def find_sources(inputs: Inputs) -> list[Source]:
@@ -178,7 +201,7 @@ def _video(path: str | Path) -> mmcv.VideoReader:
 def _writer(source: Source, out_dir: Path) -> Iterator[Callable[[np.ndarray], None]]:
     """Takes BGR pictures of a source; a video appears once it is complete."""
     if not source.is_video:
-        yield lambda picture: mmcv.imwrite(picture, str(out_dir / f'{source.name}.png'))
+        yield lambda picture: mmcv.imwrite(picture, str(out_dir / source.picture_name))
         return
     unfinished, video = out_dir / f'.{source.name}-unfinished.mp4', None
 
@@ -188,11 +211,13 @@ def _writer(source: Source, out_dir: Path) -> Iterator[Callable[[np.ndarray], No
             out_dir.mkdir(parents=True, exist_ok=True)
             size = picture.shape[1::-1]
             video = cv2.VideoWriter(str(unfinished), cv2.VideoWriter_fourcc(*'mp4v'), source.frames.fps or 25, size)
+            if not video.isOpened():
+                raise InputError(f'OpenCV cannot write the video {out_dir / source.picture_name}')
         video.write(picture)
 
     try:
         yield write
-        video.release()
-        unfinished.replace(out_dir / f'{source.name}.mp4')
+        video.release()  # there is one: a video without frames is an error before
+        unfinished.replace(out_dir / source.picture_name)
     finally:
         unfinished.unlink(missing_ok=True)

@@ -19,9 +19,13 @@ def first_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn an InputError into one line on stderr and exit code 1. Errors of any other kind keep their traceback."""
+    """Turn an InputError, or a path that cannot be written, into one line on stderr and exit code 1. Errors of any other kind keep their
+    traceback."""
     try:
         yield
+    except (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        print(f'error: cannot use {error.filename}: {error.strerror}', file=sys.stderr)
+        sys.exit(1)
     except InputError as error:
         # An error from a data loader's worker carries the worker's traceback in front of the message.
         message = str(error).strip().splitlines()[-1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -20,6 +22,8 @@ from mmpelk.errors import InputError, first_line
 
 # Smaller images are magnified before drawing, so that names can be read.
 DRAWN_SIZE = 512
+# Each framework's own, for configs that name none.
+VISUALIZER = dict(mmseg='SegLocalVisualizer', mmdet='DetLocalVisualizer', mmpretrain='UniversalVisualizer')
 # Photographs are smaller; beyond, predictions would need tens of gigabytes.
 MOST_PIXELS = 2**25
 
@@ -28,32 +32,79 @@ def load_model(cfg: Config, checkpoint_path: str, device: str | None = None) -> 
     """Build the config's model with a checkpoint's weights, in eval mode, with ``dataset_meta`` set.
 
     Raises:
-        InputError: If the checkpoint is missing, broken, unsafe, of another model, or does not tell its classes.
+        InputError: If the model cannot be built, the device cannot be used, or the checkpoint is missing, broken, unsafe, of another
+            model, or does not tell its classes.
     """
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    model = MODELS.build(cfg.model)
+    device = usable_device(device)
+    init_default_scope(framework(cfg))
+    with build_errors():
+        model = MODELS.build(cfg.model)
     checkpoint = read_checkpoint(checkpoint_path)
     weights = model_weights(checkpoint)
     check_fit(weights, model, checkpoint_path)
     model.load_state_dict(weights)
     model.dataset_meta = dataset_meta(cfg, checkpoint, checkpoint_path)
-    return model.to(device or get_device()).eval()
+    return model.to(device).eval()
+
+
+def framework(cfg: Config) -> str:
+    """'mmseg', 'mmdet' or 'mmpretrain'.
+
+    Raises:
+        InputError: If the config's ``default_scope`` is none of them.
+    """
+    scope = cfg.get('default_scope')
+    if scope not in VISUALIZER:
+        raise InputError(f'the default_scope of the config must be one of {tuple(VISUALIZER)}, got {scope!r}')
+    return scope
+
+
+def usable_device(device: str | None) -> str:
+    """``device``, by default the GPU if there is one.
+
+    Raises:
+        InputError: If torch cannot use it.
+    """
+    device = device or get_device()
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f'device {device!r} cannot be used: {first_line(error)}') from error
+    return device
+
+
+@contextlib.contextmanager
+def build_errors() -> Iterator[None]:
+    """Turn what registries raise into an InputError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:
+        raise InputError(f'the config cannot be built: {first_line(error)}') from error
 
 
 def dataset_meta(cfg: Config, checkpoint: dict, path: str | Path) -> dict:
-    """Classes and palette, as the checkpoint read from ``path`` or else the config's test data names them.
+    """Classes and palette, as the checkpoint read from ``path`` or else the config's test data names them; a missing palette is drawn.
 
     Raises:
         InputError: If neither does.
     """
-    meta = checkpoint.get('meta', {}).get('dataset_meta') or _dataset_meta(cfg.test_dataloader.dataset)
-    if not meta:
+    meta = checkpoint.get('meta', {}).get('dataset_meta') or _dataset_meta((cfg.get('test_dataloader') or {}).get('dataset'))
+    if not meta or meta.get('classes') is None:
         raise InputError(f'neither checkpoint {path} (meta.dataset_meta) nor the config names the classes')
+    if meta.get('palette') is None:
+        palette = np.random.default_rng(0).integers(0, 256, (len(meta['classes']), 3)).tolist()
+        meta = dict(meta, palette=palette)
     return meta
 
 
-def _dataset_meta(dataset: ConfigDict) -> dict | None:
+def _dataset_meta(dataset: ConfigDict | None) -> dict | None:
     """The classes and palette of a dataset's config, or of its class."""
+    while dataset and 'dataset' in dataset:
+        dataset = dataset.dataset
+    if not dataset:
+        return None
     if 'metainfo' in dataset:
         return dataset.metainfo
     with DATASETS.switch_scope_and_registry(None) as registry:
@@ -99,6 +150,8 @@ def _magnify(sample: BaseDataElement, factor: int) -> BaseDataElement:
     """Enlarge what a sample says about pixels by a whole factor."""
     if 'pred_sem_seg' in sample:
         sample.pred_sem_seg = PixelData(data=_repeat(sample.pred_sem_seg.data, factor))
+    if 'pred_panoptic_seg' in sample:
+        sample.pred_panoptic_seg = PixelData(sem_seg=_repeat(sample.pred_panoptic_seg.sem_seg, factor))
     if 'pred_instances' in sample:
         sample.pred_instances.bboxes = sample.pred_instances.bboxes * factor
         if 'masks' in sample.pred_instances:

@@ -1,4 +1,4 @@
-"""From a command line to an mmengine Runner: what tools/train.py, tools/test.py and tools/image_demo.py share."""
+"""From a command line to a config, and to an mmengine Runner: what the tools share."""
 
 from __future__ import annotations
 
@@ -77,6 +77,8 @@ def read_config(path: str, options: dict | None = None) -> Config:
         cfg.merge_from_dict(options or {})
     except (KeyError, TypeError, IndexError, AttributeError, AssertionError) as error:
         raise InputError(f'--cfg-options do not fit {path}: {first_line(error)}') from error
+    if cfg.get('data_preprocessor'):
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)  # as mmengine's Runner does
     return cfg
 
 

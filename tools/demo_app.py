@@ -48,11 +48,11 @@ class Page:
             return None, None, None, None, EMPTY
         try:
             image = read_image(path)
+            with self.lock:
+                sample = predict(self.inferencer, image)
+                picture = draw(self.inferencer.model, self.inferencer.cfg, image, sample)
         except InputError as error:
             return None, None, None, None, f'error: {str(error).replace(path, Path(path).name)}'
-        with self.lock:
-            sample = predict(self.inferencer, image)
-            picture = draw(self.inferencer.model, self.inferencer.cfg, image, sample)
         shown = cv2.resize(image, picture.shape[1::-1], interpolation=cv2.INTER_CUBIC)
         line = f'{image.shape[1]}x{image.shape[0]}. Click on the image to see what the backbone looks at there.'
         return (*map(mmcv.bgr2rgb, (image, shown, picture)), None, line)
@@ -67,9 +67,10 @@ class Page:
         model = self.inferencer.model
         with self.lock, torch.enable_grad():
             norm = model.data_preprocessor
+            mean, std = (getattr(norm, name, torch.tensor(3 * [value])) for name, value in (('mean', 0.0), ('std', 1.0)))
             size = min(max(*image.shape[:2], LEAST_FIELD), MOST_FIELD)
-            (square,) = load_images([image], size, norm.mean.flatten().tolist(), norm.std.flatten().tolist())
-            contribution = contribution_map(_last_map(model.backbone), [square.to(norm.mean.device)], at)
+            (square,) = load_images([image], size, mean.flatten().tolist(), std.flatten().tolist())
+            contribution = contribution_map(_last_map(model.backbone), [square.to(next(model.parameters()).device)], at)
         factor = DRAWN_SIZE / max(image.shape[:2])
         width, height = (round(factor * length) for length in image.shape[1::-1])
         background = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)

@@ -25,16 +25,23 @@ def main() -> None:
     args = parser.parse_args()
     if args.out.suffix != '.pth':
         raise InputError(f'the checkpoint to write must end in .pth, got {args.out}')
-    cfg = read_config(args.config, args.cfg_options)
+    cfg, config = read_config(args.config, args.cfg_options), args.out.with_suffix('.py')
+    for path in (args.out, config):
+        if path.resolve() in (Path(args.config).resolve(), Path(args.checkpoint).resolve()):
+            raise InputError(f'{path} is read here and would be overwritten; choose another name or folder')
+    if not str(cfg.model.get('backbone', {}).get('type', '')).endswith('PeLK'):
+        raise InputError(f'config {args.config} has no PeLK at model.backbone')
+    if args.keep_grid and cfg.model.backbone.get('deploy') == 'plain':
+        raise InputError(f'config {args.config} is of a checkpoint folded without grids; --keep-grid needs the trained one')
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     model = load_model(cfg, args.checkpoint, 'cpu')
     before = sum(p.numel() for p in model.parameters())
     difference = fold(model, args.keep_grid)
     after = sum(p.numel() for p in model.parameters())
     cfg.model.backbone.update(deploy='grid' if args.keep_grid else 'plain', init_cfg=None)
     cfg.pop('custom_hooks', None)  # they are for training
-    config = args.out.with_suffix('.py')
-    write_checkpoint(dict(meta=dict(dataset_meta=model.dataset_meta), state_dict=model.state_dict()), args.out)
     write_atomically(cfg.pretty_text.encode(), config)
+    write_checkpoint(dict(meta=dict(dataset_meta=model.dataset_meta), state_dict=model.state_dict()), args.out)
     print(
         f'{args.out}: {before / 1e6:.2f} M parameters became {after / 1e6:.2f} M; features differ by {difference:.1e}; config {config}'
     )

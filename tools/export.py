@@ -17,10 +17,11 @@ from torch import Tensor
 
 from mmpelk.checkpoints.saving import write_atomically
 from mmpelk.deployment import Exportable, check_onnx, export, fold, metadata, to_onnx
-from mmpelk.deployment.exporting import PARTS, task
+from mmpelk.deployment.exporting import PARTS, check_size, task
 from mmpelk.errors import InputError, one_line_errors
 from mmpelk.inference import load_model, read_image
 from mmpelk.launch import read_config
+from mmpelk.models import PeLK
 
 
 def main() -> None:
@@ -39,11 +40,13 @@ def main() -> None:
         raise InputError(f'the file to write must end in .onnx or .pt2, got {args.out}')
     cfg = read_config(args.config, args.cfg_options)
     size = args.size or crop_size(cfg)
+    check_size(args.batch, size, args.dynamic)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     model = load_model(cfg, args.checkpoint, 'cpu')
     part = args.part or ('neck' if task(model) == 'detection' else 'model')
     trained = Exportable(load_model(cfg, args.checkpoint, 'cpu'), part)
     batches = [read_tensor(image, size) for image in args.images] or [random_images(size)]
-    if cfg.model.backbone.get('deploy') != 'plain':
+    if any(isinstance(part, PeLK) for part in model.modules()) and cfg.model.backbone.get('deploy') != 'plain':
         print(f'folded: features differ by {fold(model):.1e}', flush=True)
     module = Exportable(model, part).eval()
     program = export(module, args.batch, size, args.dynamic)
@@ -53,7 +56,7 @@ def main() -> None:
         torch.export.save(program, buffer)
         write_atomically(buffer.getvalue(), args.out)
     else:
-        content = to_onnx(program, metadata(module, size, args.dynamic))
+        content = to_onnx(program, metadata(module, args.batch, size, args.dynamic))
         difference, agreement = check_onnx(content, trained, [images.expand(args.batch, -1, -1, -1) for images in batches])
         compared = f'{len(args.images)} images' if args.images else 'random images; give real ones with --images'
         maxima = f', {agreement:.2%} of the maxima agree' if part == 'model' else ''
@@ -63,10 +66,14 @@ def main() -> None:
 
 
 def crop_size(cfg: Config) -> tuple[int, int]:
-    """The (height, width) that the config trains or tests on."""
-    size = cfg.model.get('data_preprocessor', {}).get('size')
-    for step in cfg.test_dataloader.dataset.pipeline:
-        size = size or step.get('crop_size') or (step.get('scale') if cfg.default_scope == 'mmpretrain' else None)
+    """The (height, width) that the config's segmentor trains on, or its classifier tests on."""
+    sizes = [cfg.model.get('data_preprocessor', {}).get('size')]
+    pipeline = (cfg.get('test_dataloader') or {}).get('dataset', {}).get('pipeline', [])
+    sizes += [step.get('crop_size') for step in pipeline]
+    sizes += [
+        step.scale[::-1] if isinstance(step.scale, (list, tuple)) else step.scale for step in pipeline if step.type == 'Resize'
+    ]
+    size = next(filter(None, sizes), None) if cfg.get('default_scope') != 'mmdet' else None
     if size is None:
         raise InputError('the config names no crop size; give --size H W')
     return (size, size) if isinstance(size, int) else tuple(size)

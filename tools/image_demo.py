@@ -9,8 +9,8 @@ import mmcv
 import numpy as np
 from mmengine.config import DictAction
 
-from mmpelk.apis import find_sources, inference, init_model
-from mmpelk.errors import one_line_errors
+from mmpelk.apis import find_sources, init_model, predictions
+from mmpelk.errors import InputError, one_line_errors
 from mmpelk.launch import read_config
 
 
@@ -21,7 +21,8 @@ def grid_of(pictures: list[np.ndarray]) -> np.ndarray:
     rows = -(-len(pictures) // columns)
     sheet = np.full((rows * height, columns * width, 3), 255, np.uint8)
     for index, picture in enumerate(pictures):
-        small = mmcv.imrescale(picture, (height, width))
+        small = mmcv.imrescale(picture, min(height / picture.shape[0], width / picture.shape[1]))
+        small = small[:height, :width]
         top, left = index // columns * height, index % columns * width
         sheet[top : top + small.shape[0], left : left + small.shape[1]] = small
     return sheet
@@ -38,12 +39,14 @@ def main() -> None:
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='settings that override the config, as key=value')
     args = parser.parse_args()
     model = init_model(read_config(args.config, args.cfg_options), args.checkpoint, args.device)
-    samples = inference(model, args.inputs, args.out_dir)
-    if args.grid:
-        names = [source.name for source in find_sources(args.inputs) if not source.is_video]
-        pictures = [mmcv.imread(str(args.out_dir / f'{name}.png')) for name in names]
+    names = [source.picture_name for source in find_sources(args.inputs) if not source.is_video]
+    if args.grid and 'grid.png' in names:
+        raise InputError('the picture of the input called grid would be overwritten by the sheet; rename it or leave out --grid')
+    count = sum(1 for _ in predictions(model, args.inputs, args.out_dir))
+    if args.grid and names:
+        pictures = [mmcv.imread(str(args.out_dir / name)) for name in names]
         mmcv.imwrite(grid_of(pictures), str(args.out_dir / 'grid.png'))
-    print(f'\n{len(samples)} predictions in {args.out_dir}')
+    print(f'\n{count} predictions in {args.out_dir}')
 
 
 if __name__ == '__main__':

@@ -24,13 +24,17 @@ def main() -> None:
     names = [f'{Path(image).stem}.png' for image in args.images]
     if len(set(names)) < len(names):
         fail('two of the images have the same name, their pictures would overwrite each other')
-    args.out_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        args.out_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        fail(f'cannot use {error.filename}: {error.strerror}')
     for index, path in enumerate(args.images):
         image = read(path)
         # A fixed size is what the model takes; a free one starts at 64.
         size = about['size'] or [max(64, length) for length in image.size[::-1]]
         pixels = np.asarray(image.resize(size[::-1], Image.Resampling.BILINEAR), np.float32).transpose(2, 0, 1)[None]
-        (logits,) = session.run(None, {'images': pixels})
+        # A file of a fixed batch gets the image as often.
+        (logits,) = session.run(None, {'images': np.repeat(pixels, about['batch'] or 1, 0)})
         picture = overlay(image, logits[0], about) if about['task'] == 'segmentation' else caption(image, logits[0], about)
         picture.save(args.out_dir / names[index])
         print(f'{index + 1}/{len(names)} {args.out_dir / names[index]}')
@@ -47,6 +51,8 @@ def load(path: Path) -> tuple[onnxruntime.InferenceSession, dict]:
         fail(f'{path} is no ONNX model: {str(error).splitlines()[0]}')
     if about.get('part') != 'model':
         fail(f'{path} gives no logits; export a segmentor or a classifier with tools/export.py')
+    if about['activation'] != 'softmax':
+        fail(f'{path} has classes that do not exclude each other; only those of a softmax can be drawn')
     return session, about
 
 

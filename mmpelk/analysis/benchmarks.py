@@ -24,7 +24,8 @@ from mmpelk.models.token_mixer import DepthwiseConv
 from mmpelk.ops import SharingGrid, available_backends, peripheral_conv2d
 from mmpelk.ops.cells import crop
 
-CONFIGS = Path(__file__).parents[2] / 'configs'
+# In the repository, or in a wheel.
+CONFIGS = next(filter(Path.is_dir, (Path(__file__).parents[2] / 'configs', Path(__file__).parents[1] / '.mim/configs')))
 # (N, C, height = width, K): PeLK-T's stages at 224 and 512 pixels, one image and eight.
 SHAPES = (
     (1, 46, 56, 51), (1, 46, 128, 51), (1, 46, 128, 101), (1, 93, 28, 49),

@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mmpelk.inference import read_image
+
 # The shares of the total contribution that RepLKNet's and SLaK's tables state.
 SHARES = (0.2, 0.3, 0.5, 0.99)
 CENTRE = (0.5, 0.5)
@@ -90,6 +92,6 @@ def load_images(
     """
     for image in images:
         if not isinstance(image, np.ndarray):
-            image = mmcv.imread(str(image), channel_order='rgb', backend='pillow')
+            image = mmcv.bgr2rgb(read_image(image))
         image = cv2.resize(image, (size, size), interpolation=cv2.INTER_CUBIC).astype(np.float32)
         yield torch.from_numpy((image - np.float32(mean)) / np.float32(std)).permute(2, 0, 1)[None]

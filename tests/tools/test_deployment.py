@@ -127,7 +127,7 @@ def test_classifier(home, tmp_path, part):
     expected = trained(trained.data_preprocessor(dict(inputs=pixels.flip(1)))['inputs'], mode='tensor')
     if part == 'model':
         torch.testing.assert_close(program.module()(pixels), expected, rtol=1e-4, atol=1e-5)
-    content = to_onnx(program, metadata(module, (64, 48), False))
+    content = to_onnx(program, metadata(module, 2, (64, 48), False))
     difference, agreement = check_onnx(content, Exportable(trained, part), [pixels])
     assert difference < 1e-4 and agreement == 1.0
     exported = onnx.load_from_string(content)
@@ -148,7 +148,7 @@ def test_what_differs_is_not_written(home):
         export(module, 1, (32, 32))
     model.backbone.switch_to_deploy(keep_grid=True)
     fold(model)
-    content = to_onnx(export(module, 1, (32, 32)), metadata(module, (32, 32), False))
+    content = to_onnx(export(module, 1, (32, 32)), metadata(module, 1, (32, 32), False))
     nn.init.normal_(model.head.fc.weight)
     with pytest.raises(InputError, match='differs from torch by'):
         check_onnx(content, module, [255 * torch.rand(1, 3, 32, 32)])
