@@ -35,6 +35,8 @@ def main() -> None:
         raise InputError(f'--density must lie in (0, 1], got {args.density}')
     if min(args.size) < 32:
         raise InputError(f'--size must be at least 32 32, got {args.size[0]} {args.size[1]}')
+    if args.config and args.out:
+        raise InputError('--out is for the tables of all models; leave it out to count one config')
     MMLogger.get_instance('complexity', log_level='ERROR')
     if args.config:
         print_config(args)

@@ -60,6 +60,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.size < 64:
         raise InputError(f'--size must be at least 64, got {args.size}')
+    if args.out.suffix != '.png':
+        raise InputError(f'--out must end in .png, got {args.out}')
     if args.limit < 1:
         raise InputError(f'--limit must be at least 1, got {args.limit}')
     cfg = read_config(args.config, args.cfg_options)
