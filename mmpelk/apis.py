@@ -1,9 +1,6 @@
 """Trained models in a few lines: segmentation, detection and classification through OpenMMLab's own inferencers.
 
-from mmpelk.apis import inference, init_model
-
-model = init_model('configs/upernet_pelk_t_ade20k.py', 'upernet_pelk_t_ade20k.pth')
-samples = inference(model, 'photographs/', out_dir='overlays')
+``inference(init_model(config, checkpoint), 'photographs/', out_dir='overlays')`` predicts and draws (docs/deployment.md).
 """
 
 from __future__ import annotations
@@ -25,13 +22,37 @@ from mmengine.structures import BaseDataElement
 from mmengine.utils import ProgressBar
 
 from mmpelk.checkpoints import check_fit, model_weights, read_checkpoint
-from mmpelk.errors import InputError
-from mmpelk.inference import VISUALIZER, build_errors, dataset_meta, draw, framework, read_image, usable_device
+from mmpelk.errors import InputError, build_errors
+from mmpelk.inference import VISUALIZER, dataset_meta, draw, framework, read_image, usable_device
 from mmpelk.launch import read_config
 
 IMAGES = ('.bmp', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
 VIDEOS = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.webm')
-Inputs = str | Path | np.ndarray | Sequence[str | Path | np.ndarray]
+
+
+@dataclass(frozen=True)
+class Source:
+    """An image or a video.
+
+    Attributes:
+        name: The file's without its ending.
+        frames: Image files, (H, W, 3) uint8 BGR arrays, or a video that reads them one by one.
+    """
+
+    name: str
+    frames: Sequence[Path | np.ndarray] | mmcv.VideoReader
+
+    @property
+    def is_video(self) -> bool:
+        return isinstance(self.frames, mmcv.VideoReader)
+
+    @property
+    def picture_name(self) -> str:
+        return f'{self.name}{".mp4" if self.is_video else ".png"}'
+
+
+Input = str | Path | np.ndarray | Source
+Inputs = Input | Sequence[Input]
 
 
 def init_model(config: str | Path | Config, checkpoint: str | Path, device: str | None = None) -> BaseInferencer:
@@ -55,7 +76,7 @@ def init_model(config: str | Path | Config, checkpoint: str | Path, device: str 
     cfg.setdefault('visualizer', dict(type=VISUALIZER[scope]))
     weights = read_checkpoint(checkpoint)
     init_default_scope(scope)
-    with build_errors():
+    with build_errors(AttributeError, AssertionError):
         inferencer = _build_inferencer(cfg, str(checkpoint), device)
     check_fit(model_weights(weights), inferencer.model, checkpoint)
     inferencer.model.dataset_meta = dataset_meta(cfg, weights, checkpoint)
@@ -84,7 +105,8 @@ def inference(
 
     Args:
         inferencer: From :func:`init_model`.
-        inputs: An image file, a folder, a video file, an (H, W, 3) uint8 BGR array, or several of them.
+        inputs: An image file, a folder, a video file, an (H, W, 3) uint8 BGR array, what
+            :func:`find_sources` found, or several of them.
         out_dir: Where to draw the predictions: a PNG for each image, an MP4 for each video. None draws nothing.
         progress: Whether to show a bar with the time left.
 
@@ -145,27 +167,6 @@ def predict(inferencer: BaseInferencer, image: np.ndarray) -> BaseDataElement:
     return sample.cpu()
 
 
-@dataclass(frozen=True)
-class Source:
-    """An image or a video.
-
-    Attributes:
-        name: The file's without its ending.
-        frames: Image files, (H, W, 3) uint8 BGR arrays, or a video that reads them one by one.
-    """
-
-    name: str
-    frames: Sequence[Path | np.ndarray] | mmcv.VideoReader
-
-    @property
-    def is_video(self) -> bool:
-        return isinstance(self.frames, mmcv.VideoReader)
-
-    @property
-    def picture_name(self) -> str:
-        return f'{self.name}{".mp4" if self.is_video else ".png"}'
-
-
 def find_sources(inputs: Inputs) -> list[Source]:
     """The images and videos that ``inputs`` of :func:`inference` name, those of a folder in the order of their names.
 
@@ -173,19 +174,30 @@ def find_sources(inputs: Inputs) -> list[Source]:
         InputError: If a folder holds no image, or a video is missing or unreadable.
     """
     sources = []
-    for item in [inputs] if isinstance(inputs, (str, Path, np.ndarray)) else inputs:
-        if isinstance(item, np.ndarray):
+    for item in [inputs] if isinstance(inputs, Input) else inputs:
+        if isinstance(item, Source):
+            sources.append(item)
+        elif isinstance(item, np.ndarray):
             sources.append(Source(f'{len(sources):06d}', [item]))
         elif Path(item).is_dir():
-            files = sorted(path for path in Path(item).iterdir() if path.suffix.lower() in IMAGES)
-            if not files:
-                raise InputError(f'folder {item} holds no image; expected files ending in {", ".join(IMAGES)}')
-            sources += [Source(path.stem, [path]) for path in files]
+            sources += [Source(path.stem, [path]) for path in images_in(Path(item))]
         elif Path(item).suffix.lower() in VIDEOS:
             sources.append(Source(Path(item).stem, _video(item)))
         else:
             sources.append(Source(Path(item).stem, [Path(item)]))
     return sources
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The image files of a folder, by name.
+
+    Raises:
+        InputError: If there is none.
+    """
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGES)
+    if not files:
+        raise InputError(f'folder {folder} holds no image; expected files ending in {", ".join(IMAGES)}')
+    return files
 
 
 def _video(path: str | Path) -> mmcv.VideoReader:

@@ -18,6 +18,15 @@ def first_line(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
+def build_errors(*more: type[Exception]) -> Iterator[None]:
+    """Turn what mmengine's registries raise for a wrong config, and ``more``, into an InputError."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, *more) as error:
+        raise InputError(f'the config cannot be built: {first_line(error)}') from error
+
+
+@contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
     """Turn an InputError, or a path that cannot be written, into one line on stderr and exit code 1. Errors of any other kind keep their
     traceback."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -15,10 +13,10 @@ from mmengine.device import get_device
 from mmengine.registry import DATASETS, MODELS, VISUALIZERS, DefaultScope, init_default_scope
 from mmengine.structures import BaseDataElement, PixelData
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from mmpelk.checkpoints import check_fit, model_weights, read_checkpoint
-from mmpelk.errors import InputError, first_line
+from mmpelk.errors import InputError, build_errors, first_line
 
 # Smaller images are magnified before drawing, so that names can be read.
 DRAWN_SIZE = 512
@@ -37,7 +35,7 @@ def load_model(cfg: Config, checkpoint_path: str, device: str | None = None) -> 
     """
     device = usable_device(device)
     init_default_scope(framework(cfg))
-    with build_errors():
+    with build_errors(AttributeError, AssertionError):
         model = MODELS.build(cfg.model)
     checkpoint = read_checkpoint(checkpoint_path)
     weights = model_weights(checkpoint)
@@ -73,15 +71,10 @@ def usable_device(device: str | None) -> str:
     return device
 
 
-@contextlib.contextmanager
-def build_errors() -> Iterator[None]:
-    """Turn what registries raise into an InputError."""
-    try:
-        yield
-    except InputError:
-        raise
-    except (ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:
-        raise InputError(f'the config cannot be built: {first_line(error)}') from error
+def normalisation(model: nn.Module) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the model's preprocessor, (3, 1, 1) each, on the scale of 0 to 255; 0 and 1 where it has none."""
+    preprocessor = model.data_preprocessor
+    return getattr(preprocessor, 'mean', torch.zeros(3, 1, 1)), getattr(preprocessor, 'std', torch.ones(3, 1, 1))
 
 
 def dataset_meta(cfg: Config, checkpoint: dict, path: str | Path) -> dict:
@@ -159,5 +152,5 @@ def _magnify(sample: BaseDataElement, factor: int) -> BaseDataElement:
     return sample
 
 
-def _repeat(maps: torch.Tensor, factor: int) -> torch.Tensor:
+def _repeat(maps: Tensor, factor: int) -> Tensor:
     return maps.repeat_interleave(factor, -2).repeat_interleave(factor, -1)

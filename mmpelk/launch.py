@@ -24,7 +24,7 @@ from torch import nn
 
 from mmpelk.checkpoints import check_fit, check_prefix, model_weights
 from mmpelk.datasets.coco_check import check_coco
-from mmpelk.errors import InputError, first_line
+from mmpelk.errors import InputError, build_errors, first_line
 from mmpelk.sparsity.hooks import SparsityHook
 
 
@@ -220,10 +220,8 @@ def build_runner(cfg: Config) -> Runner:
     Raises:
         InputError: If something in the config cannot be built.
     """
-    try:
+    with build_errors():
         return RUNNERS.build(cfg) if 'runner_type' in cfg else NamingRunner.from_cfg(cfg)
-    except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f'the config cannot be built: {first_line(error)}') from error
 
 
 def accumulate_gradients(runner: Runner) -> None:

@@ -88,6 +88,24 @@ def imagenet(tmp_path_factory) -> Path:
     return home
 
 
+def save_untrained(config: Path, checkpoint: Path) -> None:
+    """A checkpoint of a config's model with random weights and statistics, and names for 12 classes."""
+    from mmengine.registry import MODELS, init_default_scope
+
+    from mmpelk.launch import read_config
+
+    cfg = read_config(str(config))
+    init_default_scope(cfg.default_scope)
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model)
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            torch.nn.init.normal_(module.running_mean, std=0.1)
+            torch.nn.init.uniform_(module.running_var, 0.5, 2)
+    names = dict(classes=[f'class {i}' for i in range(12)], palette=[[20 * i, 255 - 20 * i, 90] for i in range(12)])
+    torch.save(dict(state_dict=model.state_dict(), meta=dict(dataset_meta=names)), checkpoint)
+
+
 @pytest.fixture
 def run_tool(tmp_path):
     """Run a tool in a process of its own, from a folder of the test's, and return what it printed."""

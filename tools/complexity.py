@@ -115,16 +115,8 @@ def as_markdown(rows: list[dict]) -> str:
             if row['config']:
                 counts = [f'{row["params_ours"]:.2f}', row['gmacs'], f'{row["gmacs_ours"]:.2f}', f'{row["gmacs_dense"]:.1f}']
             note = paper.explanation(row['table'], row['method'], row['size'])
-            cells = [
-                row['method'],
-                config,
-                row['size'],
-                row['params'],
-                *counts,
-                row['quality'],
-                'not trained' if row['config'] else '',
-                note,
-            ]
+            ours = 'not trained' if row['config'] else ''
+            cells = [row['method'], config, row['size'], row['params'], *counts, row['quality'], ours, note]
             lines.append('| ' + ' | '.join(map(str, cells)) + ' |')
     return '\n'.join(lines) + '\n'
 

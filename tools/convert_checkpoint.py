@@ -9,7 +9,7 @@ from mmengine.registry import MODELS, init_default_scope
 
 from mmpelk.checkpoints import read_checkpoint, write_checkpoint
 from mmpelk.checkpoints.conversion import convert, format_table, matched_share, source_weights
-from mmpelk.errors import InputError, first_line, one_line_errors
+from mmpelk.errors import InputError, build_errors, one_line_errors
 from mmpelk.launch import read_config
 
 
@@ -26,10 +26,8 @@ def main() -> None:
     checkpoint = read_checkpoint(args.source)
     if args.ema and 'model_ema' not in checkpoint:
         raise InputError(f"checkpoint {args.source} has no 'model_ema'; its keys are {', '.join(list(checkpoint)[:8])}")
-    try:
+    with build_errors():
         model = MODELS.build(cfg.model)
-    except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f'the config cannot be built: {first_line(error)}') from error
     fits, rows = convert(source_weights(checkpoint, args.ema), model)
     print(format_table(rows))
     share = matched_share(fits, model)

@@ -17,7 +17,7 @@ from mmengine.infer import BaseInferencer
 from mmpelk.analysis.receptive_field import area_ratios, contribution_map, heat_map, load_images
 from mmpelk.apis import init_model, predict
 from mmpelk.errors import InputError, one_line_errors
-from mmpelk.inference import DRAWN_SIZE, draw, read_image
+from mmpelk.inference import DRAWN_SIZE, draw, normalisation, read_image
 from mmpelk.launch import read_config
 
 os.environ.setdefault('GRADIO_ANALYTICS_ENABLED', 'False')
@@ -66,10 +66,9 @@ class Page:
         """
         model = self.inferencer.model
         with self.lock, torch.enable_grad():
-            norm = model.data_preprocessor
-            mean, std = (getattr(norm, name, torch.tensor(3 * [value])) for name, value in (('mean', 0.0), ('std', 1.0)))
+            mean, std = (values.flatten().tolist() for values in normalisation(model))
             size = min(max(*image.shape[:2], LEAST_FIELD), MOST_FIELD)
-            (square,) = load_images([image], size, mean.flatten().tolist(), std.flatten().tolist())
+            (square,) = load_images([image], size, mean, std)
             contribution = contribution_map(_last_map(model.backbone), [square.to(next(model.parameters()).device)], at)
         factor = DRAWN_SIZE / max(image.shape[:2])
         width, height = (round(factor * length) for length in image.shape[1::-1])

@@ -7,6 +7,7 @@ ONNX file is compared with torch before it is written, and tells its task, class
 from __future__ import annotations
 
 import argparse
+import copy
 import io
 from pathlib import Path
 
@@ -44,11 +45,11 @@ def main() -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     model = load_model(cfg, args.checkpoint, 'cpu')
     part = args.part or ('neck' if task(model) == 'detection' else 'model')
-    trained = Exportable(load_model(cfg, args.checkpoint, 'cpu'), part)
+    trained = Exportable(model, part).eval()
+    module = copy.deepcopy(trained)
     batches = [read_tensor(image, size) for image in args.images] or [random_images(size)]
-    if any(isinstance(part, PeLK) for part in model.modules()) and cfg.model.backbone.get('deploy') != 'plain':
-        print(f'folded: features differ by {fold(model):.1e}', flush=True)
-    module = Exportable(model, part).eval()
+    if any(isinstance(child, PeLK) for child in module.modules()) and cfg.model.backbone.get('deploy') != 'plain':
+        print(f'folded: features differ by {fold(module):.1e}', flush=True)
     program = export(module, args.batch, size, args.dynamic)
     print(f'traced: {sum(node.op == "call_function" for node in program.graph.nodes)} operators', flush=True)
     if args.out.suffix == '.pt2':

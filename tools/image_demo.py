@@ -39,10 +39,11 @@ def main() -> None:
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='settings that override the config, as key=value')
     args = parser.parse_args()
     model = init_model(read_config(args.config, args.cfg_options), args.checkpoint, args.device)
-    names = [source.picture_name for source in find_sources(args.inputs) if not source.is_video]
+    sources = find_sources(args.inputs)
+    names = [source.picture_name for source in sources if not source.is_video]
     if args.grid and 'grid.png' in names:
         raise InputError('the picture of the input called grid would be overwritten by the sheet; rename it or leave out --grid')
-    count = sum(1 for _ in predictions(model, args.inputs, args.out_dir))
+    count = sum(1 for _ in predictions(model, sources, args.out_dir))
     if args.grid and names:
         pictures = [mmcv.imread(str(args.out_dir / name)) for name in names]
         mmcv.imwrite(grid_of(pictures), str(args.out_dir / 'grid.png'))

@@ -70,13 +70,13 @@ def read(path: str) -> Image.Image:
 def overlay(image: Image.Image, logits: np.ndarray, about: dict) -> Image.Image:
     """The classes' colours over the image, and a line for each class that is there."""
     labels = logits.argmax(0)
-    palette = np.array(about['palette'] or default_palette(len(logits)), np.uint8)
+    palette = np.array(about['palette'], np.uint8)
     colours = Image.fromarray(palette[labels]).resize(image.size, Image.Resampling.NEAREST)
     factor = max(1, 512 // max(image.size))
     picture = Image.blend(image, colours, 0.6).resize([factor * length for length in image.size])
     draw = ImageDraw.Draw(picture)
     for line, label in enumerate(np.unique(labels)):
-        name, share = (about['classes'] or [*map(str, range(len(logits)))])[label], (labels == label).mean()
+        name, share = about['classes'][label], (labels == label).mean()
         draw.rectangle((4, 4 + 14 * line, 14, 14 + 14 * line), fill=tuple(palette[label].tolist()), outline='white')
         draw.text((18, 3 + 14 * line), f'{name}: {share:.0%}', fill='white', stroke_width=1, stroke_fill='black')
     return picture
@@ -91,13 +91,9 @@ def caption(image: Image.Image, logits: np.ndarray, about: dict) -> Image.Image:
     sheet = Image.new('RGB', (picture.width, picture.height + 48), 'white')
     sheet.paste(picture)
     for line, label in enumerate(np.argsort(-scores)[:3]):
-        name = about['classes'][label] if about['classes'] else label
+        name = about['classes'][label]
         ImageDraw.Draw(sheet).text((6, picture.height + 2 + 15 * line), f'{name}: {scores[label]:.1%}', fill='black')
     return sheet
-
-
-def default_palette(classes: int) -> list[list[int]]:
-    return np.random.default_rng(0).integers(0, 256, (classes, 3)).tolist()
 
 
 def fail(message: str) -> None:

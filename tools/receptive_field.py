@@ -14,12 +14,11 @@ from mmengine.utils import track_iter_progress
 from torch import nn
 
 from mmpelk.analysis.receptive_field import SHARES, area_ratios, contribution_map, heat_map, load_images
+from mmpelk.apis import images_in
 from mmpelk.checkpoints import check_fit, check_prefix, model_weights, read_checkpoint
 from mmpelk.datasets.digit_scenes import load_photos
 from mmpelk.errors import InputError, one_line_errors
 from mmpelk.launch import read_config
-
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp')
 
 
 def build_backbone(cfg: Config, checkpoint: str | None) -> nn.Module:
@@ -42,10 +41,7 @@ def build_backbone(cfg: Config, checkpoint: str | None) -> nn.Module:
 def find_images(folder: Path, limit: int) -> list[Path]:
     if not folder.is_dir():
         raise InputError(f'image folder {folder} does not exist')
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)[:limit]
-    if not paths:
-        raise InputError(f'image folder {folder} holds no image ({", ".join(IMAGE_SUFFIXES)})')
-    return paths
+    return images_in(folder)[:limit]
 
 
 def main() -> None:

@@ -8,8 +8,7 @@ import sys
 import time
 
 import pytest
-import torch
-from conftest import CONFIGS, TOOLS, tool_env
+from conftest import CONFIGS, TOOLS, save_untrained, tool_env
 
 CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
 FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--disable-background-networking', '--disable-component-update']
@@ -19,16 +18,8 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason='no Chromium on this ma
 @pytest.fixture
 def page_address(digit_scenes, tmp_path):
     """Where tools/demo_app.py serves a small untrained model."""
-    from mmengine.registry import MODELS, init_default_scope
-
-    from mmpelk.launch import read_config
-
     config = CONFIGS / 'demo/upernet_pelk_atto_digits.py'
-    cfg = read_config(str(config))
-    init_default_scope('mmseg')
-    names = dict(classes=[f'class {i}' for i in range(12)], palette=[[20 * i, 255 - 20 * i, 90] for i in range(12)])
-    model = MODELS.build(cfg.model)
-    torch.save(dict(state_dict=model.state_dict(), meta=dict(dataset_meta=names)), tmp_path / 'model.pth')
+    save_untrained(config, tmp_path / 'model.pth')
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]

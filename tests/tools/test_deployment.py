@@ -6,11 +6,19 @@ import subprocess
 import sys
 
 import cv2
+import mmcv
 import numpy as np
+import onnx
 import pytest
 import torch
-from conftest import CONFIGS, TOOLS, tool_env
+from conftest import CONFIGS, TOOLS, save_untrained, tool_env
 from torch import nn
+
+from mmpelk.apis import inference, init_model
+from mmpelk.deployment import Exportable, check_onnx, export, fold, metadata, to_onnx
+from mmpelk.errors import InputError
+from mmpelk.inference import load_model
+from mmpelk.launch import read_config
 
 BACKBONE = """backbone=dict(
         arch=dict(_delete_=True, depths=(1, 1, 1, 1), channels=(8, 16, 16, 16)),
@@ -36,24 +44,9 @@ model = dict({BACKBONE}, neck=dict(in_channels=[10, 20, 20, 20]))
 
 
 def save_model(folder, name, text):
-    """A config and a checkpoint of its model, with random weights and statistics."""
-    from mmengine.registry import MODELS, init_default_scope
-
-    from mmpelk.launch import read_config
-
+    """A config, and a checkpoint of its model."""
     (folder / f'{name}.py').write_text(text)
-    cfg = read_config(str(folder / f'{name}.py'))
-    init_default_scope(cfg.default_scope)
-    torch.manual_seed(0)
-    model = MODELS.build(cfg.model)
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            nn.init.normal_(module.running_mean, std=0.1)
-            nn.init.uniform_(module.running_var, 0.5, 2)
-    meta = dict(
-        dataset_meta=dict(classes=[f'class {i}' for i in range(12)], palette=[[20 * i, 255 - 20 * i, 90] for i in range(12)])
-    )
-    torch.save(dict(state_dict=model.state_dict(), meta=meta), folder / f'{name}.pth')
+    save_untrained(folder / f'{name}.py', folder / f'{name}.pth')
 
 
 @pytest.fixture(scope='module')
@@ -70,8 +63,6 @@ def images(home):
 
 @pytest.mark.parametrize('options', [[], ['--keep-grid']])
 def test_a_folded_checkpoint_predicts_the_same(home, images, options, tmp_path, run_tool):
-    from mmpelk.apis import inference, init_model
-
     output = run_tool('deploy.py', 'seg.py', 'seg.pth', tmp_path / 'folded.pth', *options, cwd=home)
     assert 'features differ by' in output
     folded = init_model(tmp_path / 'folded.py', tmp_path / 'folded.pth', 'cpu')
@@ -110,12 +101,6 @@ runpy.run_path({str(TOOLS / 'onnx_demo.py')!r}, run_name='__main__')
 
 @pytest.mark.parametrize('part', ['model', 'backbone'])
 def test_classifier(home, tmp_path, part):
-    import onnx
-
-    from mmpelk.deployment import Exportable, check_onnx, export, fold, metadata, to_onnx
-    from mmpelk.inference import load_model
-    from mmpelk.launch import read_config
-
     cfg = read_config(str(home / 'cls.py'))
     trained, model = (load_model(cfg, str(home / 'cls.pth'), 'cpu') for _ in range(2))
     assert fold(model) < 1e-4
@@ -137,11 +122,6 @@ def test_classifier(home, tmp_path, part):
 
 
 def test_what_differs_is_not_written(home):
-    from mmpelk.deployment import Exportable, check_onnx, export, fold, metadata, to_onnx
-    from mmpelk.errors import InputError
-    from mmpelk.inference import load_model
-    from mmpelk.launch import read_config
-
     model = load_model(read_config(str(home / 'cls.py')), str(home / 'cls.pth'), 'cpu')
     module = Exportable(model, 'model')
     with pytest.raises(InputError, match='fold the backbone before'):
@@ -157,11 +137,6 @@ def test_what_differs_is_not_written(home):
 
 
 def test_detectors_give_their_pyramid(tmp_path):
-    from mmpelk.deployment import Exportable, export, fold
-    from mmpelk.errors import InputError
-    from mmpelk.inference import load_model
-    from mmpelk.launch import read_config
-
     save_model(tmp_path, 'det', DETECTOR)
     model = load_model(read_config(str(tmp_path / 'det.py')), str(tmp_path / 'det.pth'), 'cpu')
     with pytest.raises(InputError, match="take 'neck' or 'backbone', or MMDeploy"):
@@ -177,10 +152,6 @@ def test_detectors_give_their_pyramid(tmp_path):
 
 
 def test_folders_and_videos(home, images, tmp_path):
-    import mmcv
-
-    from mmpelk.apis import inference, init_model
-
     video = cv2.VideoWriter(str(tmp_path / 'scenes.mp4'), cv2.VideoWriter_fourcc(*'mp4v'), 5, (128, 128))
     for path in images[:3]:
         video.write(cv2.imread(str(path)))
@@ -195,11 +166,6 @@ def test_folders_and_videos(home, images, tmp_path):
 
 
 def test_nan_and_foreign_preparation_are_refused(home):
-    from mmpelk.deployment import Exportable, fold
-    from mmpelk.errors import InputError
-    from mmpelk.inference import load_model
-    from mmpelk.launch import read_config
-
     cfg = read_config(str(home / 'cls.py'), dict(model=dict(backbone=dict(backend='dense'))))
     model = load_model(cfg, str(home / 'cls.pth'), 'cpu')
     nn.init.constant_(model.backbone.stages[1][0].norm.weight, float('nan'))
@@ -214,9 +180,6 @@ def test_nan_and_foreign_preparation_are_refused(home):
 
 def test_configs_that_name_less(home, images, tmp_path):
     """No palette, no visualizer, and the normalisation beside the model, as in mmpretrain's own configs."""
-    from mmpelk.apis import inference, init_model
-    from mmpelk.launch import read_config
-
     checkpoint = torch.load(home / 'seg.pth')
     del checkpoint['meta']['dataset_meta']['palette']
     torch.save(checkpoint, tmp_path / 'seg.pth')

@@ -35,28 +35,26 @@ def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
         return f'it computes in float32, which would round {dtype}'
     if device.type != 'cuda' and not (device.type == 'cpu' and os.environ.get('TRITON_INTERPRET') == '1'):
         return "it runs on GPUs (on CPUs only for tests, in Triton's interpreter, with TRITON_INTERPRET=1)"
-    try:
-        import triton  # noqa: F401
-    except ImportError as error:
-        return f'Triton cannot be imported ({error})'
     return _failure(device, dtype)
 
 
 def _failure(device: torch.device, dtype: torch.dtype) -> str | None:
-    """What goes wrong when both kernels are compiled and run on one position: a Triton of another version, a GPU that is too old."""
+    """What goes wrong when both kernels are compiled and run on one position: no Triton, one of another version, a GPU that is too old."""
     if (device, dtype) in _FAILURES:
         return _FAILURES[device, dtype]
     if device.type == 'cuda' and torch.cuda.is_current_stream_capturing():
         return 'it was not tried before this CUDA graph is captured'
-    import triton
-
     failure = None
     try:
+        import triton
+
         x = torch.zeros(1, 1, 1, 1, device=device, dtype=dtype)
         _correlate(x, x, None, (1,), (1,), tune=False)
         _weight_grad(x, x, (1,), (1,), tune=False).item()
     except torch.OutOfMemoryError as error:
         return f'{device} has no memory left ({first_line(error)})'  # now; it may have later
+    except ImportError as error:
+        failure = f'Triton cannot be imported ({error})'
     except Exception as error:  # whatever it is, the other backends can serve
         failure = f'Triton {triton.__version__} cannot run its kernels on {device} ({type(error).__name__}: {first_line(error)})'
     _FAILURES[device, dtype] = failure
