@@ -37,11 +37,11 @@ DEMO = ['matplotlib>=3.6', 'pillow>=9.2', 'scikit-learn>=1.3']
 # CUDA builds of torch bring their own; the tests interpret it on CPUs. There are no wheels for other systems.
 TRITON = "triton>=3.7; sys_platform == 'linux' and platform_machine == 'x86_64'"
 
-# A plain C++ library behind a C interface (mmpelk/ops/backends/native.py loads it). Optional: where it does not compile, the operator's
+# A plain C++ library behind a C interface (mmpelk/ops/backends/native loads it). Optional: where it does not compile, the operator's
 # other backends serve. Instruction sets are chosen at run time, so no flag names the machine.
-SOURCES = 'mmpelk/ops/csrc'
+SOURCES = 'mmpelk/ops/backends/native'
 NATIVE = Extension(
-    'mmpelk.ops._native',
+    'mmpelk.ops.backends.native._native',
     sources=[f'{SOURCES}/{name}.cpp' for name in ('native', 'portable', 'avx2', 'avx512')],
     depends=[f'{SOURCES}/{name}.h' for name in ('plan', 'vec', 'channels', 'sums', 'kernel')],
     extra_compile_args=['-O3', '-std=c++17', '-ffp-contract=fast', '-g0', *(['-fopenmp'] if sys.platform == 'linux' else [])],

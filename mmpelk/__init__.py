@@ -1,6 +1,7 @@
 """PeLK for OpenMMLab.
 
-Importing mmpelk registers its parts with mmengine, where mmengine and mmcv are installed. ``mmpelk.ops`` needs torch alone.
+Where mmengine and mmcv are installed, importing mmpelk registers its classes with mmengine, and lets ``torch.load(weights_only=True)``
+read mmengine's own types, which resuming needs. It changes nothing else. ``mmpelk.ops`` needs only torch.
 """
 
 from importlib.util import find_spec
@@ -8,14 +9,12 @@ from importlib.util import find_spec
 __version__ = '0.1.0'
 
 if find_spec('mmengine') and find_spec('mmcv'):
-    from .checkpoints import allow_mmengine_types  # registers mmengine's loaders anew
-    from .datasets import check_seg_map, digit_scenes_seg  # noqa: F401  (registers)
+    from .checkpoints import AtomicCheckpointHook, allow_mmengine_types
+    from .datasets import CheckSegMap
     from .models import PeLK
-    from .sparsity import hooks  # noqa: F401  (registers)
-    from .torchvision_operators import declare_missing_operators
+    from .sparsity import DynamicSparsityHook, FixedSparsityHook
 
-    declare_missing_operators()
     allow_mmengine_types()
-    __all__ = ['PeLK']
+    __all__ = ['AtomicCheckpointHook', 'CheckSegMap', 'DynamicSparsityHook', 'FixedSparsityHook', 'PeLK']
 else:
     __all__ = []

@@ -20,6 +20,10 @@ if not torch.cuda.is_available():
         patch.setenv('TRITON_INTERPRET', '1')
         import triton  # noqa: F401
 
+from mmpelk.utils.torchvision_compat import declare_missing_operators
+
+declare_missing_operators()  # as the tools do
+
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / 'configs'
 TOOLS = ROOT / 'tools'
@@ -92,7 +96,7 @@ def save_untrained(config: Path, checkpoint: Path) -> None:
     """A checkpoint of a config's model with random weights and statistics, and names for 12 classes."""
     from mmengine.registry import MODELS, init_default_scope
 
-    from mmpelk.launch import read_config
+    from mmpelk.engine.config import read_config
 
     cfg = read_config(str(config))
     init_default_scope(cfg.default_scope)

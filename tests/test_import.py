@@ -1,21 +1,67 @@
-"""mmpelk.ops needs torch alone."""
+"""What ``import mmpelk`` changes in a process, and what it needs."""
+
+from __future__ import annotations
 
 import subprocess
 import sys
 
 from conftest import ROOT
 
-SCRIPT = """
+TORCH_ALONE = """
 import sys
 for name in ('mmengine', 'mmcv', 'mmseg', 'mmdet', 'mmpretrain', 'numpy', 'cv2'):
     sys.modules[name] = None  # importing it fails
 import torch
-from mmpelk.ops import SharingGrid, peripheral_conv2d
+from mmpelk.ops import PeripheralConv2d, SharingGrid, peripheral_conv2d
 grid = SharingGrid.peripheral(51)
 print(tuple(peripheral_conv2d(torch.randn(1, 2, 9, 9), torch.randn(2, 1, 13, 13), grid).shape))
+print(tuple(PeripheralConv2d(2, 51)(torch.randn(1, 2, 9, 9)).shape))
+"""
+
+CHANGES_NOTHING = """
+import sys
+import torch
+from mmengine.fileio.backends.registry_utils import backends, prefix_to_backends
+import mmcv.cnn.bricks, mmcv.transforms, mmengine.hooks  # these register classes of their own
+from mmengine.registry import DATASETS, HOOKS, MODELS, TRANSFORMS
+from mmengine.runner.checkpoint import CheckpointLoader
+
+def state():
+    return dict(
+        loaders=dict(CheckpointLoader._schemes),
+        backends=dict(backends),
+        prefixes=dict(prefix_to_backends),
+        torchvision='torchvision' in sys.modules,
+        frameworks=[name for name in ('mmseg', 'mmdet', 'mmpretrain') if name in sys.modules],
+        nms=torch._C._jit_get_schemas_for_operator('torchvision::nms'),
+        threads=torch.get_num_threads(),
+        default_dtype=torch.get_default_dtype(),
+        process_group=torch.distributed.is_initialized(),
+    )
+
+registries = (MODELS, HOOKS, DATASETS, TRANSFORMS)
+before, registered = state(), [set(registry.module_dict) for registry in registries]
+import mmpelk
+after = state()
+assert before == after, [key for key in before if before[key] != after[key]]
+added = set().union(*(set(registry.module_dict) - names for registry, names in zip(registries, registered, strict=True)))
+print(sorted(added))
+
+from mmengine.logging import HistoryBuffer
+assert HistoryBuffer in torch.serialization.get_safe_globals()
 """
 
 
-def test_ops_without_openmmlab():
-    result = subprocess.run([sys.executable, '-c', SCRIPT], cwd=ROOT, capture_output=True, text=True)
-    assert result.stdout.strip() == '(1, 2, 9, 9)', result.stderr
+def run(script: str) -> list[str]:
+    result = subprocess.run([sys.executable, '-c', script], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.splitlines()
+
+
+def test_ops_needs_only_torch():
+    assert run(TORCH_ALONE) == ['(1, 2, 9, 9)', '(1, 2, 9, 9)']
+
+
+def test_import_registers_classes_and_changes_nothing_else():
+    expected = ['AtomicCheckpointHook', 'CheckSegMap', 'DynamicSparsityHook', 'FixedSparsityHook', 'PeLK']
+    assert run(CHANGES_NOTHING)[-1] == str(expected)

@@ -83,9 +83,9 @@ def test_wheel(source, wheel):
     modules = {f'mmpelk/{name}' for name in files_of(source / 'mmpelk') if name.endswith('.py')}
     assert {name for name in names if name.endswith('.py') and '/.mim/' not in name} == modules
     assert {name.split('/')[0] for name in names} == {'mmpelk', f'mmpelk-{mmpelk.__version__}.dist-info'}
-    assert not [name for name in names if '/csrc/' in name or name.endswith('.pyc')]
+    assert not [name for name in names if name.endswith(('.cpp', '.h', '.pyc'))]
     assert any(name.endswith('/LICENSE') for name in names)
-    assert (f'mmpelk/ops/_native{sysconfig.get_config_var("EXT_SUFFIX")}' in names) == COMPILER
+    assert (f'mmpelk/ops/backends/native/_native{sysconfig.get_config_var("EXT_SUFFIX")}' in names) == COMPILER
 
 
 def test_source_distribution(source, tmp_path):
@@ -95,7 +95,7 @@ def test_source_distribution(source, tmp_path):
     for folder in ('configs', 'tools', 'mmpelk'):
         assert {f'{folder}/{name}' for name in files_of(source / folder)} <= names
     assert {'setup.py', 'pyproject.toml', 'README.md', 'LICENSE', 'CHANGELOG.md', 'model-index.yml'} <= names
-    assert 'mmpelk/ops/csrc/kernel.h' in names
+    assert 'mmpelk/ops/backends/native/kernel.h' in names
     assert not [name for name in names if name.startswith('tests/')]
 
 

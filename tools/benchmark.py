@@ -32,8 +32,9 @@ from mmpelk.analysis.benchmarks import (
 )
 from mmpelk.analysis.paper import TABLE8
 from mmpelk.analysis.timing import Timing, interleaved, machine
-from mmpelk.errors import InputError, one_line_errors
+from mmpelk.engine.command_line import run_tool
 from mmpelk.models import PeLK
+from mmpelk.utils.errors import InputError
 
 PRECISIONS = dict(float32=torch.float32, float16=torch.float16, bfloat16=torch.bfloat16)
 SWEEP = (7, 13, 21, 31, 41, 51, 61, 71, 81, 91, 101, 111, 121, 131, 141, 151)
@@ -197,5 +198,4 @@ def draw_sweep(measured: dict[tuple, dict[str, Timing]], path: Path, where: dict
 
 
 if __name__ == '__main__':
-    with one_line_errors():
-        main()
+    run_tool(main)

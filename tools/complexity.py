@@ -8,16 +8,16 @@ import json
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-from mmengine.config import DictAction
 from mmengine.logging import MMLogger
 from mmengine.utils import track_iter_progress
 
 from mmpelk.analysis import paper
 from mmpelk.analysis.complexity import complexity
-from mmpelk.errors import InputError, one_line_errors
-from mmpelk.launch import read_config
+from mmpelk.engine.command_line import add_cfg_options, run_tool
+from mmpelk.engine.config import read_config
 from mmpelk.models import PeLK
 from mmpelk.ops import SharingGrid
+from mmpelk.utils.errors import InputError
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 FIG6_SIZES = range(7, 152, 8)
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument('config', nargs='?', help='count this config alone')
     parser.add_argument('--size', nargs=2, type=int, default=(224, 224), metavar=('H', 'W'), help='input of that config')
     parser.add_argument('--density', type=float, default=1.0, help="share of that config's 2-D and 4-D weights that are kept")
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='settings that override the config, as key=value')
+    add_cfg_options(parser)
     parser.add_argument('--out', type=Path, help='folder for tables (CSV, JSON) and pictures')
     args = parser.parse_args()
     if not 0 < args.density <= 1:
@@ -182,5 +182,4 @@ def draw_parameters(path: Path) -> None:
 
 
 if __name__ == '__main__':
-    with one_line_errors():
-        main()
+    run_tool(main)

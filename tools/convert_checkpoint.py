@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 
-from mmengine.config import DictAction
 from mmengine.registry import MODELS, init_default_scope
 
 from mmpelk.checkpoints import read_checkpoint, write_checkpoint
-from mmpelk.checkpoints.conversion import convert, format_table, matched_share, source_weights
-from mmpelk.errors import InputError, build_errors, one_line_errors
-from mmpelk.launch import read_config
+from mmpelk.checkpoints.foreign_names import convert, format_table, matched_share, source_weights
+from mmpelk.engine.command_line import add_cfg_options, run_tool
+from mmpelk.engine.config import read_config
+from mmpelk.utils.errors import InputError, build_errors
 
 
 def main() -> None:
@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument('source', help='checkpoint to convert, .pth or .safetensors')
     parser.add_argument('out', help='checkpoint to write')
     parser.add_argument('--ema', action='store_true', help="take 'model_ema' of an official checkpoint")
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='settings that override the config, as key=value')
+    add_cfg_options(parser)
     args = parser.parse_args()
     cfg = read_config(args.config, args.cfg_options)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
@@ -41,5 +41,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    with one_line_errors():
-        main()
+    run_tool(main)

@@ -11,14 +11,15 @@ import cv2
 import mmcv
 import numpy as np
 import torch
-from mmengine.config import DictAction
 from mmengine.infer import BaseInferencer
 
 from mmpelk.analysis.receptive_field import area_ratios, contribution_map, heat_map, load_images
 from mmpelk.apis import init_model, predict
-from mmpelk.errors import InputError, one_line_errors
-from mmpelk.inference import DRAWN_SIZE, draw, normalisation, read_image
-from mmpelk.launch import read_config
+from mmpelk.apis.images import DRAWN_SIZE, draw, read_image
+from mmpelk.apis.models import normalization
+from mmpelk.engine.command_line import add_cfg_options, run_tool
+from mmpelk.engine.config import read_config
+from mmpelk.utils.errors import InputError
 
 os.environ.setdefault('GRADIO_ANALYTICS_ENABLED', 'False')
 try:
@@ -26,7 +27,7 @@ try:
 except ImportError:
     gr = None
 # Larger images are made smaller for the receptive field, whose backward pass keeps every activation; the least holds all strides.
-LEAST_FIELD, MOST_FIELD = 64, 384
+MIN_FIELD, MAX_FIELD = 64, 384
 EMPTY = 'Drop an image.'
 
 
@@ -66,8 +67,8 @@ class Page:
         """
         model = self.inferencer.model
         with self.lock, torch.enable_grad():
-            mean, std = (values.flatten().tolist() for values in normalisation(model))
-            size = min(max(*image.shape[:2], LEAST_FIELD), MOST_FIELD)
+            mean, std = (values.flatten().tolist() for values in normalization(model))
+            size = min(max(*image.shape[:2], MIN_FIELD), MAX_FIELD)
             (square,) = load_images([image], size, mean, std)
             contribution = contribution_map(_last_map(model.backbone), [square.to(next(model.parameters()).device)], at)
         factor = DRAWN_SIZE / max(image.shape[:2])
@@ -130,7 +131,7 @@ def main() -> None:
     parser.add_argument('--host', default='127.0.0.1', help='address to listen on; default: %(default)s, this machine only')
     parser.add_argument('--port', type=int, default=7860, help='default: %(default)s')
     parser.add_argument('--device', help='cpu, cuda:0, ...; default: the GPU if there is one')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='settings that override the config, as key=value')
+    add_cfg_options(parser)
     args = parser.parse_args()
     if not 0 < args.port < 2**16:
         raise InputError(f'--port must lie between 1 and 65535, got {args.port}')
@@ -147,5 +148,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    with one_line_errors():
-        main()
+    run_tool(main)

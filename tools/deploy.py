@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mmengine.config import DictAction
-
+from mmpelk.apis import load_model
 from mmpelk.checkpoints import write_checkpoint
-from mmpelk.checkpoints.saving import write_atomically
+from mmpelk.checkpoints.writing import write_atomically
 from mmpelk.deployment import fold
-from mmpelk.errors import InputError, one_line_errors
-from mmpelk.inference import load_model
-from mmpelk.launch import read_config
+from mmpelk.engine.command_line import add_cfg_options, run_tool
+from mmpelk.engine.config import read_config
+from mmpelk.utils.errors import InputError
 
 
 def main() -> None:
@@ -21,7 +20,7 @@ def main() -> None:
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('out', type=Path, help='the folded checkpoint to write, *.pth; its config goes beside it, *.py')
     parser.add_argument('--keep-grid', action='store_true', help='keep grids and stripes, fold norms, embeddings and branches')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='settings that override the config, as key=value')
+    add_cfg_options(parser)
     args = parser.parse_args()
     if args.out.suffix != '.pth':
         raise InputError(f'the checkpoint to write must end in .pth, got {args.out}')
@@ -48,5 +47,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    with one_line_errors():
-        main()
+    run_tool(main)

@@ -1,4 +1,4 @@
-"""Export a trained model as ONNX (OUT.onnx, opset 20) or as a torch.export program (OUT.pt2), folded and with its normalisation inside.
+"""Export a trained model as ONNX (OUT.onnx, opset 20) or as a torch.export program (OUT.pt2), folded and with its normalization inside.
 
 Classifiers and segmentors give logits; --part backbone and neck give feature maps, the only parts of detectors that are fixed graphs. The
 ONNX file is compared with torch before it is written, and tells its task, classes and colours (tools/onnx_demo.py reads them).
@@ -13,16 +13,18 @@ from pathlib import Path
 
 import mmcv
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from torch import Tensor
 
-from mmpelk.checkpoints.saving import write_atomically
+from mmpelk.apis import load_model
+from mmpelk.apis.images import read_image
+from mmpelk.checkpoints.writing import write_atomically
 from mmpelk.deployment import Exportable, check_onnx, export, fold, metadata, to_onnx
 from mmpelk.deployment.exporting import PARTS, check_size, task
-from mmpelk.errors import InputError, one_line_errors
-from mmpelk.inference import load_model, read_image
-from mmpelk.launch import read_config
+from mmpelk.engine.command_line import add_cfg_options, run_tool
+from mmpelk.engine.config import read_config
 from mmpelk.models import PeLK
+from mmpelk.utils.errors import InputError
 
 
 def main() -> None:
@@ -35,7 +37,7 @@ def main() -> None:
     parser.add_argument('--batch', type=int, default=1, help='images at once; default: %(default)s')
     parser.add_argument('--dynamic', action='store_true', help='any batch, any size from 64x64')
     parser.add_argument('--images', nargs='+', default=[], help='images to compare on; default: random ones')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='settings that override the config, as key=value')
+    add_cfg_options(parser)
     args = parser.parse_args()
     if args.out.suffix not in ('.onnx', '.pt2'):
         raise InputError(f'the file to write must end in .onnx or .pt2, got {args.out}')
@@ -91,5 +93,4 @@ def random_images(size: tuple[int, int]) -> Tensor:
 
 
 if __name__ == '__main__':
-    with one_line_errors():
-        main()
+    run_tool(main)

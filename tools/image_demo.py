@@ -7,11 +7,12 @@ from pathlib import Path
 
 import mmcv
 import numpy as np
-from mmengine.config import DictAction
 
-from mmpelk.apis import find_sources, init_model, predictions
-from mmpelk.errors import InputError, one_line_errors
-from mmpelk.launch import read_config
+from mmpelk.apis import init_model, predictions
+from mmpelk.apis.images import find_sources
+from mmpelk.engine.command_line import add_cfg_options, run_tool
+from mmpelk.engine.config import read_config
+from mmpelk.utils.errors import InputError
 
 
 def grid_of(pictures: list[np.ndarray]) -> np.ndarray:
@@ -36,7 +37,7 @@ def main() -> None:
     parser.add_argument('--out-dir', type=Path, default=Path('demo_out'), help='folder for the pictures; default: %(default)s')
     parser.add_argument('--grid', action='store_true', help='also write all pictures of images on one sheet, grid.png')
     parser.add_argument('--device', help='cpu, cuda:0, ...; default: the GPU if there is one')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='settings that override the config, as key=value')
+    add_cfg_options(parser)
     args = parser.parse_args()
     model = init_model(read_config(args.config, args.cfg_options), args.checkpoint, args.device)
     sources = find_sources(args.inputs)
@@ -51,5 +52,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    with one_line_errors():
-        main()
+    run_tool(main)

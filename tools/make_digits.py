@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 
 from mmpelk.datasets import make_digits
-from mmpelk.errors import InputError, one_line_errors
+from mmpelk.engine.command_line import run_tool
+from mmpelk.utils.errors import InputError
 
 
 def main() -> None:
@@ -23,5 +24,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    with one_line_errors():
-        main()
+    run_tool(main)

@@ -6,15 +6,16 @@ import argparse
 import copy
 
 import torch
-from mmengine.config import DictAction
 from mmengine.runner import Runner
 from mmengine.utils import track_iter_progress
 from torch import nn
 
-from mmpelk.errors import InputError, one_line_errors
-from mmpelk.inference import load_model
-from mmpelk.launch import check_data, read_config
+from mmpelk.apis import load_model
+from mmpelk.engine.command_line import add_cfg_options, run_tool
+from mmpelk.engine.config import read_config
+from mmpelk.engine.preflight import check_data
 from mmpelk.models import PeLK
+from mmpelk.utils.errors import InputError
 
 
 def resized(model: nn.Module, steps: list[dict]) -> nn.Module:
@@ -46,7 +47,7 @@ def main() -> None:
     parser.add_argument('checkpoint', help='its checkpoint')
     parser.add_argument('--to', nargs=4, type=int, default=[101, 69, 67, 13], metavar='K', help='default: %(default)s')
     parser.add_argument('--center-size', type=int, default=7, help='centre of the larger grids; default: %(default)s')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='settings that override the config, as key=value')
+    add_cfg_options(parser)
     args = parser.parse_args()
     cfg = read_config(args.config, args.cfg_options)
     model = load_model(cfg, args.checkpoint)
@@ -87,5 +88,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    with one_line_errors():
-        main()
+    run_tool(main)

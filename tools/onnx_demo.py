@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageDraw, ImageOps
 
-MOST_PIXELS = 2**25
+MAX_PIXELS = 2**25
 
 
 def main() -> None:
@@ -60,8 +60,8 @@ def read(path: str) -> Image.Image:
     """An RGB image, turned as its EXIF says."""
     try:
         with Image.open(path) as image:
-            if image.width * image.height > MOST_PIXELS:
-                fail(f'image {path} has {image.width}x{image.height} pixels; make it smaller than {MOST_PIXELS:,} in all')
+            if image.width * image.height > MAX_PIXELS:
+                fail(f'image {path} has {image.width}x{image.height} pixels; make it smaller than {MAX_PIXELS:,} in all')
             return ImageOps.exif_transpose(image).convert('RGB')
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         fail(f'cannot read image {path}: {error}')

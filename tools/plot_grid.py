@@ -7,8 +7,9 @@ import argparse
 import matplotlib.pyplot as plt
 import numpy as np
 
-from mmpelk.errors import InputError, one_line_errors
+from mmpelk.engine.command_line import run_tool
 from mmpelk.ops import SharingGrid
+from mmpelk.utils.errors import InputError
 
 
 def main() -> None:
@@ -37,5 +38,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    with one_line_errors():
-        main()
+    run_tool(main)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from mmpelk.errors import InputError, one_line_errors
+from mmpelk.engine.command_line import run_tool
+from mmpelk.utils.errors import InputError
 
 
 def read_scalars(work_dir: Path) -> tuple[dict[int, dict], dict[int, dict]]:
@@ -53,5 +54,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    with one_line_errors():
-        main()
+    run_tool(main)

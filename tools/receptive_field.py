@@ -7,18 +7,19 @@ import json
 from pathlib import Path
 
 import mmcv
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.utils import track_iter_progress
 from torch import nn
 
 from mmpelk.analysis.receptive_field import SHARES, area_ratios, contribution_map, heat_map, load_images
-from mmpelk.apis import images_in
+from mmpelk.apis.images import images_in
 from mmpelk.checkpoints import check_fit, check_prefix, model_weights, read_checkpoint
 from mmpelk.datasets.digit_scenes import load_photos
-from mmpelk.errors import InputError, one_line_errors
-from mmpelk.launch import read_config
+from mmpelk.engine.command_line import add_cfg_options, run_tool
+from mmpelk.engine.config import read_config
+from mmpelk.utils.errors import InputError
 
 
 def build_backbone(cfg: Config, checkpoint: str | None) -> nn.Module:
@@ -52,7 +53,7 @@ def main() -> None:
     parser.add_argument('--limit', type=int, default=50, help='at most so many images; default: %(default)s')
     parser.add_argument('--size', type=int, default=1024, help='images are resized to this square; default: %(default)s')
     parser.add_argument('--out', type=Path, default=Path('receptive_field.png'), help='PNG to write; default: %(default)s')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='settings that override the config, as key=value')
+    add_cfg_options(parser)
     args = parser.parse_args()
     if args.size < 64:
         raise InputError(f'--size must be at least 64, got {args.size}')
@@ -76,5 +77,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    with one_line_errors():
-        main()
+    run_tool(main)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 
 from mmpelk.checkpoints import model_weights, read_checkpoint, write_checkpoint
-from mmpelk.errors import InputError, one_line_errors
-from mmpelk.models.resizing import resize_stages
+from mmpelk.engine.command_line import run_tool
+from mmpelk.models.state_dict import resize_stages
 from mmpelk.ops import SharingGrid
 from mmpelk.ops.resizing import RESIZE_MODES
+from mmpelk.utils.errors import InputError
 
 
 def main() -> None:
@@ -51,5 +52,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    with one_line_errors():
-        main()
+    run_tool(main)

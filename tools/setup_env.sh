@@ -26,7 +26,7 @@ esac
 pip() { "$VENV/bin/python" -m pip --disable-pip-version-check "$@"; }
 say() { echo "[setup $SECONDS s] $*"; }
 
-stamp=$(cat setup.py mmpelk/ops/csrc/* "$0" | sha256sum | cut -c1-16)-$TORCH
+stamp=$(cat setup.py mmpelk/ops/backends/native/*.cpp mmpelk/ops/backends/native/*.h "$0" | sha256sum | cut -c1-16)-$TORCH
 have=$(cat "$VENV/mmpelk-env" 2>/dev/null || true)
 if [ "$have" = "$stamp --compiled-ops" ] || [ "$have" = "$stamp " -a -z "$OPS" ]; then
     exit 0

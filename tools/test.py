@@ -8,8 +8,11 @@ from mmengine.config import Config, ConfigDict
 from mmengine.evaluator import DumpResults
 from mmengine.runner import Runner
 
-from mmpelk.errors import InputError, one_line_errors
-from mmpelk.launch import add_runner_arguments, build_runner, check_checkpoint, check_data, load_config
+from mmpelk.engine.command_line import add_runner_arguments, run_tool
+from mmpelk.engine.config import load_config
+from mmpelk.engine.preflight import check_checkpoint, check_data
+from mmpelk.engine.runner import build_runner
+from mmpelk.utils.errors import InputError
 
 
 def parse_args() -> argparse.Namespace:
@@ -84,5 +87,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    with one_line_errors():
-        main()
+    run_tool(main)

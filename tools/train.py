@@ -7,18 +7,11 @@ import argparse
 from mmengine.config import ConfigDict
 from mmengine.runner import find_latest_checkpoint
 
-from mmpelk.errors import InputError, one_line_errors
-from mmpelk.launch import (
-    accumulate_gradients,
-    add_runner_arguments,
-    build_runner,
-    check_checkpoint,
-    check_data,
-    check_masks,
-    check_pretrained,
-    enable_amp,
-    load_config,
-)
+from mmpelk.engine.command_line import add_runner_arguments, run_tool
+from mmpelk.engine.config import enable_amp, load_config
+from mmpelk.engine.preflight import check_checkpoint, check_data, check_masks, check_pretrained
+from mmpelk.engine.runner import accumulate_gradients, build_runner
+from mmpelk.utils.errors import InputError
 
 
 def parse_args() -> argparse.Namespace:
@@ -64,10 +57,9 @@ def main() -> None:
     if resumed:
         check_masks(check_checkpoint(resumed, runner.model, resize=False), resumed, runner)
     elif cfg.get('load_from'):
-        check_checkpoint(cfg.load_from, runner.model, at_least=0.5)
+        check_checkpoint(cfg.load_from, runner.model, strict=False)
     runner.train()
 
 
 if __name__ == '__main__':
-    with one_line_errors():
-        main()
+    run_tool(main)

@@ -16,7 +16,8 @@ import time
 from pathlib import Path
 
 from mmpelk.analysis.paper import TABLE5
-from mmpelk.errors import InputError, one_line_errors
+from mmpelk.engine.command_line import run_tool
+from mmpelk.utils.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / 'configs/demo/pelk_atto_digits_cls.py'
@@ -100,5 +101,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    with one_line_errors():
-        main()
+    run_tool(main)

@@ -19,9 +19,8 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import PixelData
 from torch import Tensor, nn
 
-from mmpelk.launch import read_config
-from mmpelk.models.token_mixer import DepthwiseConv
-from mmpelk.ops import SharingGrid, available_backends, peripheral_conv2d
+from mmpelk.engine.config import read_config
+from mmpelk.ops import DepthwiseConv2d, SharingGrid, available_backends, peripheral_conv2d
 from mmpelk.ops.cells import crop
 
 # In the repository, or in a wheel.
@@ -154,13 +153,13 @@ def classifiers() -> dict[str, nn.Module]:
     ):
         models[name] = MODELS.build(_config(path, backbone).model)
     for module in models['SLaK-T, published'].modules():
-        if isinstance(module, DepthwiseConv):
+        if isinstance(module, DepthwiseConv2d):
             module.forward = partial(_published, module)
     models['ConvNeXt-T x 1.3, channels_last'] = _ChannelsLast(models['ConvNeXt-T x 1.3'])
     return models
 
 
-def _published(conv: DepthwiseConv, x: Tensor) -> Tensor:
+def _published(conv: DepthwiseConv2d, x: Tensor) -> Tensor:
     """SLaK's own code: torch's conv2d in torch's default layout."""
     padding = tuple(size // 2 for size in conv.kernel_size)
     return F.conv2d(x.contiguous(), conv.weight, conv.bias, padding=padding, groups=x.shape[1])

@@ -14,7 +14,8 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmpelk.models.token_mixer import DepthwiseConv, PeripheralConv, TokenMixer
+from mmpelk.models.token_mixer import TokenMixer
+from mmpelk.ops import DepthwiseConv2d, PeripheralConv2d
 
 # Boxes and masks that a detector's heads are counted with, as mmdet's and the paper's figures are.
 NUM_BOXES, NUM_MASKS = 1000, 100
@@ -100,7 +101,7 @@ def _take_small_kernels(backbone: nn.Module) -> dict[str, tuple[int, int]]:
     taken = {}
     for name, module in backbone.named_modules():
         if isinstance(module, TokenMixer) and module.small is not None:
-            large = [part for part in module.large.modules() if isinstance(part, DepthwiseConv | PeripheralConv)]
+            large = [part for part in module.large.modules() if isinstance(part, DepthwiseConv2d | PeripheralConv2d)]
             taken[name] = math.prod(module.small.kernel_size), sum(math.prod(part.kernel_size) for part in large)
             module.small = module.small_norm = None
     return taken

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mmpelk.inference import read_image
+from mmpelk.apis.images import read_image
 
 # The shares of the total contribution that RepLKNet's and SLaK's tables state.
 SHARES = (0.2, 0.3, 0.5, 0.99)

@@ -1,16 +1,20 @@
-"""Checkpoints: read safely, checked against the model, written so that a kill does no harm."""
+"""Checkpoints: safe reading, atomic writing, foreign names, and whether one fits a model."""
 
-from .loading import check_fit, check_prefix, fit_kernels, model_weights, read_checkpoint
+from .fit import check_fit, check_prefix
+from .hook import AtomicCheckpointHook
+from .reading import model_weights, read_checkpoint
+from .safe_io import install_safe_io
 from .safe_types import allow_mmengine_types
-from .saving import AtomicCheckpointHook, write_checkpoint
+from .writing import write_atomically, write_checkpoint
 
 __all__ = [
     'AtomicCheckpointHook',
     'allow_mmengine_types',
     'check_fit',
     'check_prefix',
-    'fit_kernels',
+    'install_safe_io',
     'model_weights',
     'read_checkpoint',
+    'write_atomically',
     'write_checkpoint',
 ]

@@ -1,6 +1,7 @@
-"""The embedded data sets."""
+"""The embedded data sets, and checks of the data that users bring."""
 
+from .check_seg_map import CheckSegMap
 from .digit_scenes import CLASSES, DIGIT_CLASSES, PALETTE, make_digit_scenes
 from .digits import make_digits
 
-__all__ = ['CLASSES', 'DIGIT_CLASSES', 'PALETTE', 'make_digit_scenes', 'make_digits']
+__all__ = ['CLASSES', 'DIGIT_CLASSES', 'PALETTE', 'CheckSegMap', 'make_digit_scenes', 'make_digits']

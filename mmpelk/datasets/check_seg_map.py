@@ -6,7 +6,7 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 from mmengine.registry import TRANSFORMS
 
-from mmpelk.errors import InputError
+from mmpelk.utils.errors import InputError
 
 
 @TRANSFORMS.register_module()

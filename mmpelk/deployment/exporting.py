@@ -1,4 +1,4 @@
-"""Models as torch.export programs and ONNX files of standard operators, with the normalisation of the images inside."""
+"""Models as torch.export programs and ONNX files of standard operators, with the normalization of the images inside."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 import mmpelk
-from mmpelk.errors import InputError, first_line
-from mmpelk.inference import normalisation
+from mmpelk.apis.models import normalization
 from mmpelk.models.pelk import MIN_INPUT
-from mmpelk.models.token_mixer import PeripheralConv
+from mmpelk.ops import PeripheralConv2d
 from mmpelk.ops.backends import dense
+from mmpelk.utils.errors import InputError, first_line
 
 from .folding import relative_difference
 
@@ -52,17 +52,17 @@ class Exportable(nn.Module):
         if part == 'neck' and getattr(model, 'neck', None) is None:
             raise InputError(f"{type(model).__name__} has no neck; take part 'backbone'")
         self.model, self.part = model, part
-        for name, value in zip(('mean', 'std'), normalisation(model)):
+        for name, value in zip(('mean', 'std'), normalization(model)):
             self.register_buffer(name, value.clone())
         # mmpretrain's preprocessor has the first name, mmengine's the second, mmseg 1.2's the third; without it the model sees BGR.
         flags = [
             getattr(model.data_preprocessor, name, False) for name in ('to_rgb', '_channel_conversion', 'channel_conversion')
         ]
         self.takes_rgb = any(flags)
-        self._check_normalisation()
+        self._check_normalization()
 
     @torch.no_grad()
-    def _check_normalisation(self) -> None:
+    def _check_normalization(self) -> None:
         pixels = torch.randint(0, 256, (3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
         prepared = self.model.data_preprocessor(dict(inputs=[pixels], data_samples=None), False)['inputs']
         if not torch.allclose(self._normalised(pixels.flip(0)[None].float()), prepared[0].cpu(), atol=1e-4):
@@ -116,7 +116,7 @@ def export(module: Exportable, batch: int, size: Sequence[int], dynamic: bool = 
     Raises:
         InputError: If the size is too small, or a kernel still lies on a grid.
     """
-    if any(isinstance(part, PeripheralConv) for part in module.modules()):
+    if any(isinstance(part, PeripheralConv2d) for part in module.modules()):
         raise InputError('fold the backbone before it is exported (mmpelk.deployment.fold)')
     check_size(batch, size, dynamic)
     shapes = None

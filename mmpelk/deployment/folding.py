@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mmpelk.errors import InputError
 from mmpelk.models import PeLK
+from mmpelk.utils.errors import InputError
 
 # Relative to the largest output.
 TOLERANCE = 1e-4

@@ -14,15 +14,15 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from mmpelk.errors import InputError
-from mmpelk.ops import SharingGrid, resize_pos_embed, resize_weight
+from mmpelk.ops import PeripheralConv2d, SharingGrid
 from mmpelk.ops.backends import check_backend_name
-from mmpelk.ops.memory import memory_format
-from mmpelk.ops.peripheral_conv import check_pos_embed_mode
+from mmpelk.ops.functional import check_pos_embed_mode
+from mmpelk.ops.layout import memory_format
 from mmpelk.ops.resizing import check_resize_mode
+from mmpelk.utils.errors import InputError
 
-from .resizing import resize_stages
-from .token_mixer import PeripheralConv, TokenMixer
+from .state_dict import resize_stages
+from .token_mixer import TokenMixer
 
 NUM_STAGES = 4
 KERNEL_FORMS = ('peripheral', 'dense', 'stripe')
@@ -30,7 +30,7 @@ MIN_INPUT = 32
 
 
 class LayerNorm2d(nn.LayerNorm):
-    """LayerNorm over the channels of an (N, C, H, W) map, whose result is in channels_last."""
+    """LayerNorm over the channels of an (N, C, H, W) map. The result is in channels_last."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
@@ -41,10 +41,10 @@ class PeLKBlock(nn.Module):
 
     Args:
         channels: C.
-        drop_path_rate: Probability to drop the block's branch for an image.
-        layer_scale_init_value: Start of the layer scale; 0 for none.
-        with_cp: Recompute the MLP in the backward pass. It holds most of the block's memory, and no statistics that a second
-            pass would count twice.
+        drop_path_rate: Probability of dropping the block's branch for an image.
+        layer_scale_init_value: Initial value of the layer scale; 0 for no layer scale.
+        with_cp: Whether to recompute the MLP in the backward pass. The MLP holds most of the block's memory, and has no running
+            statistics that a second pass would update twice.
         mixer: Arguments of :class:`TokenMixer`.
     """
 
@@ -60,7 +60,7 @@ class PeLKBlock(nn.Module):
         self.with_cp = with_cp
 
     def forward(self, x: Tensor, pos_embed: Tensor | None = None) -> Tensor:
-        """(N, C, H, W) to (N, C, H, W); ``pos_embed`` is the stage's h."""
+        """Map (N, C, H, W) to (N, C, H, W). ``pos_embed`` is the positional embedding h of the stage."""
         mixed = self.token_mixer(x, pos_embed)
         recompute = self.with_cp and torch.is_grad_enabled()
         branch = checkpoint(self._mlp, mixed, use_reentrant=False) if recompute else self._mlp(mixed)
@@ -75,10 +75,10 @@ class PeLKBlock(nn.Module):
 
 
 class PeLKStage(nn.Sequential):
-    """Blocks of one resolution, which share one positional embedding h.
+    """The blocks of one resolution, which share one positional embedding h.
 
-    The first block holds h: a parameter of the stage itself would break the name pattern ``stages.{i}.{j}.*`` that OpenMMLab's
-    layer-decay constructors read.
+    The first block holds h. A parameter of the stage itself would break the name pattern ``stages.{i}.{j}.*`` that OpenMMLab's
+    layer-decay constructors parse.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,17 +89,18 @@ class PeLKStage(nn.Sequential):
 
     @property
     def pos_embed(self) -> Tensor | None:
-        """The h that all kernels of the stage share, (1 or conv channels, k, k), or None."""
+        """The h that all kernels of the stage share, (1 or convolved channels, k, k), or None."""
         owner = self[0].token_mixer.pos_embed
         return None if owner is None else owner.bias
 
     def switch_to_deploy(self, keep_grid: bool) -> None:
+        """See :meth:`PeLKConvNeXt.switch_to_deploy`."""
         pos_embed = self.pos_embed
         for block in self:
             block.token_mixer.switch_to_deploy(pos_embed, keep_grid)
 
 
-# OpenMMLab's LearningRateDecayOptimizerConstructor asks whether 'ConvNeXt' is in the class's name; PeLK has ConvNeXt's layout.
+# OpenMMLab's LearningRateDecayOptimizerConstructor looks for 'ConvNeXt' in the name of the class. PeLK has the layout of ConvNeXt.
 @MODELS.register_module(name='PeLK')
 class PeLKConvNeXt(BaseModule):
     """PeLK: ConvNeXt's layout with peripheral convolutions of up to 101x101 and more.
@@ -107,44 +108,45 @@ class PeLKConvNeXt(BaseModule):
     `PeLK: Parameter-efficient Large Kernel ConvNets with Peripheral Convolution <https://arxiv.org/abs/2403.07589>`_
 
     Args:
-        arch (str | dict): 'tiny', 'small', 'base' (the paper's), or 'atto', 'femto', 'pico', 'nano' (ConvNeXt's small sizes), or
-            a dict with ``depths`` and ``channels``, four each. Defaults to 'tiny'.
-        in_channels (int): Channels of the input. Defaults to 3.
+        arch (str | dict): The paper's sizes 'tiny', 'small', and 'base', ConvNeXt's small sizes 'atto', 'femto', 'pico', and 'nano',
+            or a dict with four ``depths`` and four ``channels``. Defaults to 'tiny'.
+        in_channels (int): Number of input channels. Defaults to 3.
         kernel_sizes (Sequence[int]): Kernel size of each stage. Defaults to (51, 49, 47, 13).
-        center_size (int | Sequence[int]): Size of the kernels' fine-grained centre, one for all stages or one each.
+        center_size (int | Sequence[int]): Size of the kernels' fine-grained center, for all stages or for each one.
             Defaults to 5.
-        grid_base (int): Growth m of the cells outside the centre (Eq. 2). Defaults to 2.
+        grid_base (int): Growth m of the cells outside the center (Eq. 2). Defaults to 2.
         sharing_grids (Sequence[Sequence[int]], optional): Explicit half grids, outermost cell first, one per stage. They replace
-            ``kernel_sizes``, ``center_size`` and ``grid_base``. Defaults to None.
-        kernel_form (str): 'peripheral' shares weights by the grids, 'dense' has a weight for every tap (RepLKNet), 'stripe' sums a
-            k x 5 and a 5 x k kernel (SLaK; takes no h, so ``pos_embed`` must be None). Defaults to 'peripheral'.
-        resize_mode (str): How weights loaded from another grid are carried to this model's, 'extend' or 'stretch'; see
+            ``kernel_sizes``, ``center_size``, and ``grid_base``. Defaults to None.
+        kernel_form (str): 'peripheral' shares weights within the cells of the grids, 'dense' has a weight for every tap (RepLKNet),
+            and 'stripe' sums a k x 5 and a 5 x k kernel (SLaK). Stripes take no h, so ``pos_embed`` must be None.
+            Defaults to 'peripheral'.
+        resize_mode (str): How weights from other grids are resized on loading, 'extend' or 'stretch'. See
             :func:`mmpelk.ops.resize_weight`. Defaults to 'extend'.
-        pos_embed (str, optional): 'shared' for one h of (1, k, k) per stage, 'per_channel' for (convolved channels, k, k) per
-            stage, None for no h (section 4.2). Defaults to 'shared'.
+        pos_embed (str, optional): 'shared' for one h of shape (1, k, k) per stage, 'per_channel' for one of shape
+            (convolved channels, k, k) per stage, None for no h (section 4.2). Defaults to 'shared'.
         pos_embed_mode (str): 'literal' counts h at every tap (Eq. 3), 'inside' only where the tap lies inside the map.
             Defaults to 'literal'.
         conv_ratio (float): Share of the channels that are convolved (section 4.3). Defaults to 3/8.
-        small_kernel (int, optional): Size of the re-parameterised small branch, None for none. Defaults to 5.
-        width_factor (float): Factor on the channels, truncated. Defaults to 1.3.
-        drop_path_rate (float): Stochastic depth, rising linearly to this rate at the last block. Defaults to 0.
-        layer_scale_init_value (float): Start of the layer scale, 0 for none. Defaults to 1e-6.
-        out_indices (Sequence[int]): Stages whose output is returned, each through a LayerNorm of its own.
+        small_kernel (int, optional): Kernel size of the re-parameterized small branch; None for no branch. Defaults to 5.
+        width_factor (float): Factor on the number of channels, which is truncated. Defaults to 1.3.
+        drop_path_rate (float): Stochastic depth rate of the last block; it rises linearly from 0. Defaults to 0.
+        layer_scale_init_value (float): Initial value of the layer scale; 0 for no layer scale. Defaults to 1e-6.
+        out_indices (Sequence[int]): Stages whose output is returned, each after a LayerNorm of its own.
             Defaults to (0, 1, 2, 3).
-        gap_before_final_norm (bool): Average the map before the norm of the output, as ConvNeXt's classifiers do; outputs are
-            (N, C) then. Defaults to False.
-        frozen_stages (int): 0 freezes the stem, n the stem and the first n stages, -1 nothing. Defaults to -1.
-        norm_eval (bool): Keep BatchNorm in eval mode while training. Defaults to False.
-        with_cp (bool): Recompute the blocks' MLPs in the backward pass to save memory. Defaults to False.
+        gap_before_final_norm (bool): Whether to average the map before the norm of the output, as ConvNeXt's classifiers do. Outputs
+            then have shape (N, C). Defaults to False.
+        frozen_stages (int): -1 freezes nothing, 0 the stem, n the stem and the first n stages. Defaults to -1.
+        norm_eval (bool): Whether to keep BatchNorm in eval mode during training. Defaults to False.
+        with_cp (bool): Whether to recompute the MLPs in the backward pass to save memory. Defaults to False.
         norm_cfg (dict): Norm of the convolution branches. Defaults to ``dict(type='BN')``.
-        deploy (str, optional): Build the model as :meth:`switch_to_deploy` leaves it, 'plain' or with the 'grid' kept, for checkpoints
-            that tools/deploy.py wrote. Defaults to None.
-        backend (str): How the convolutions are evaluated: 'auto', or one of ``mmpelk.ops.available_backends()``.
+        deploy (str, optional): Build the model as :meth:`switch_to_deploy` leaves it, for checkpoints that tools/deploy.py wrote:
+            'plain', or 'grid' to keep the grids. Defaults to None.
+        backend (str): How convolutions are evaluated: 'auto', or one of ``mmpelk.ops.available_backends()``.
             Defaults to 'auto'.
-        init_cfg (dict, optional): mmengine's initialisation config; None keeps the constructor's own initialisation.
+        init_cfg (dict, optional): mmengine's initialization config; None keeps the constructor's initialization.
 
     Raises:
-        ValueError: If an argument does not fit; the message names it.
+        ValueError: If an argument is invalid; the message names it.
     """
 
     arch_settings = {
@@ -159,33 +161,34 @@ class PeLKConvNeXt(BaseModule):
 
     def __init__(
         self,
-        arch='tiny',
-        in_channels=3,
-        kernel_sizes=(51, 49, 47, 13),
-        center_size=5,
-        grid_base=2,
-        sharing_grids=None,
-        kernel_form='peripheral',
-        resize_mode='extend',
-        pos_embed='shared',
-        pos_embed_mode='literal',
-        conv_ratio=3 / 8,
-        small_kernel=5,
-        width_factor=1.3,
-        drop_path_rate=0.0,
-        layer_scale_init_value=1e-6,
-        out_indices=(0, 1, 2, 3),
-        gap_before_final_norm=False,
-        frozen_stages=-1,
-        norm_eval=False,
-        with_cp=False,
-        norm_cfg=dict(type='BN'),
-        deploy=None,
-        backend='auto',
-        init_cfg=None,
-    ):
+        arch: str | dict = 'tiny',
+        in_channels: int = 3,
+        kernel_sizes: Sequence[int] = (51, 49, 47, 13),
+        center_size: int | Sequence[int] = 5,
+        grid_base: int = 2,
+        sharing_grids: Sequence[Sequence[int]] | None = None,
+        kernel_form: str = 'peripheral',
+        resize_mode: str = 'extend',
+        pos_embed: str | None = 'shared',
+        pos_embed_mode: str = 'literal',
+        conv_ratio: float = 3 / 8,
+        small_kernel: int | None = 5,
+        width_factor: float = 1.3,
+        drop_path_rate: float = 0.0,
+        layer_scale_init_value: float = 1e-6,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        gap_before_final_norm: bool = False,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        norm_cfg: dict = dict(type='BN'),
+        deploy: str | None = None,
+        backend: str = 'auto',
+        init_cfg: dict | None = None,
+    ) -> None:
         super().__init__(init_cfg)
         depths, channels = self._resolve_arch(arch)
+        self.depths = tuple(depths)
         self.channels = tuple(int(width * width_factor) for width in channels)
         self.kernel_form = kernel_form
         self.resize_mode = resize_mode
@@ -199,7 +202,7 @@ class PeLKConvNeXt(BaseModule):
         self.downsample_layers = nn.ModuleList()
         self.stages = nn.ModuleList()
         drop_rates = [drop_path_rate * i / max(1, sum(depths) - 1) for i in range(sum(depths))]
-        for i, (depth, width) in enumerate(zip(depths, self.channels)):
+        for i, (depth, width) in enumerate(zip(depths, self.channels, strict=True)):
             self.downsample_layers.append(self._downsample_layer(i, in_channels))
             stage = PeLKStage(
                 *(
@@ -229,14 +232,14 @@ class PeLKConvNeXt(BaseModule):
             self._build_deployed(deploy)
         self._freeze_stages()
 
-    def _build_deployed(self, deploy) -> None:
+    def _build_deployed(self, deploy: str) -> None:
         if deploy not in ('plain', 'grid'):
             raise ValueError(f"deploy must be None, 'plain' or 'grid', got {deploy!r}")
         if self.init_cfg:
-            raise ValueError(f'deploy={deploy!r} is for folded checkpoints, which init_cfg cannot load; leave one of them out')
+            raise ValueError(f'deploy={deploy!r} is for folded checkpoints, which init_cfg cannot load; set only one of them')
         self.switch_to_deploy(keep_grid=deploy == 'grid')
 
-    def _resolve_arch(self, arch) -> tuple[Sequence[int], Sequence[int]]:
+    def _resolve_arch(self, arch: str | dict) -> tuple[Sequence[int], Sequence[int]]:
         if isinstance(arch, str):
             if arch not in self.arch_settings:
                 raise ValueError(f'arch must be one of {list(self.arch_settings)} or a dict, got {arch!r}')
@@ -247,7 +250,13 @@ class PeLKConvNeXt(BaseModule):
             _check_length(f"arch['{name}']", arch[name])
         return arch['depths'], arch['channels']
 
-    def _resolve_grids(self, kernel_sizes, center_size, grid_base, sharing_grids) -> tuple[SharingGrid, ...]:
+    def _resolve_grids(
+        self,
+        kernel_sizes: Sequence[int],
+        center_size: int | Sequence[int],
+        grid_base: int,
+        sharing_grids: Sequence[Sequence[int]] | None,
+    ) -> tuple[SharingGrid, ...]:
         if self.kernel_form not in KERNEL_FORMS:
             raise ValueError(f'kernel_form must be one of {KERNEL_FORMS}, got {self.kernel_form!r}')
         if sharing_grids is not None:
@@ -260,9 +269,17 @@ class PeLKConvNeXt(BaseModule):
             return tuple(SharingGrid.dense(k) for k in kernel_sizes)
         centers = (center_size,) * NUM_STAGES if isinstance(center_size, int) else center_size
         _check_length('center_size', centers)
-        return tuple(SharingGrid.peripheral(k, center, grid_base) for k, center in zip(kernel_sizes, centers))
+        return tuple(SharingGrid.peripheral(k, center, grid_base) for k, center in zip(kernel_sizes, centers, strict=True))
 
-    def _check(self, pos_embed, pos_embed_mode, conv_ratio, small_kernel, drop_path_rate, backend) -> None:
+    def _check(
+        self,
+        pos_embed: str | None,
+        pos_embed_mode: str,
+        conv_ratio: float,
+        small_kernel: int | None,
+        drop_path_rate: float,
+        backend: str,
+    ) -> None:
         if pos_embed not in ('shared', 'per_channel', None):
             raise ValueError(f"pos_embed must be 'shared', 'per_channel' or None, got {pos_embed!r}")
         if pos_embed is not None and self.kernel_form == 'stripe':
@@ -272,15 +289,15 @@ class PeLKConvNeXt(BaseModule):
         check_backend_name(backend)
         if not 0 < conv_ratio <= 1 or int(conv_ratio * min(self.channels)) < 1:
             raise ValueError(
-                f'conv_ratio must lie in (0, 1] and leave a channel to convolve, got {conv_ratio} for channels {self.channels}'
+                f'conv_ratio must be in (0, 1] and select at least one channel, got {conv_ratio} for channels {self.channels}'
             )
         _check_small_kernel(small_kernel, self.grids)
         if not 0 <= drop_path_rate < 1:
-            raise ValueError(f'drop_path_rate must lie in [0, 1), got {drop_path_rate}')
+            raise ValueError(f'drop_path_rate must be in [0, 1), got {drop_path_rate}')
         if not self.out_indices or any(i not in range(NUM_STAGES) for i in self.out_indices):
             raise ValueError(f'out_indices must be stages from 0 to {NUM_STAGES - 1}, got {self.out_indices}')
         if self.frozen_stages not in range(-1, NUM_STAGES + 1):
-            raise ValueError(f'frozen_stages must lie between -1 and {NUM_STAGES}, got {self.frozen_stages}')
+            raise ValueError(f'frozen_stages must be between -1 and {NUM_STAGES}, got {self.frozen_stages}')
 
     def _downsample_layer(self, stage: int, in_channels: int) -> nn.Sequential:
         width = self.channels[stage]
@@ -295,19 +312,19 @@ class PeLKConvNeXt(BaseModule):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Conv2d):
-                # The variance of a normed input is kept, so that every stage starts on the scale of its convolved channels.
+                # Keep the variance of a normalized input, so that every stage starts on the scale of its convolved channels.
                 nn.init.trunc_normal_(module.weight, std=module.weight[0].numel() ** -0.5)
                 nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Features of the stages in ``out_indices``.
+        """Compute the features of the stages in ``out_indices``.
 
         Args:
-            x: (N, in_channels, H, W), H and W at least 32, not necessarily multiples of 32 (borders are cut by the strides).
+            x: (N, in_channels, H, W), with H and W at least 32. They need not be multiples of 32; the strides cut the borders.
 
         Returns:
-            (N, C_i, H // 4, W // 4), then half as high and wide from stage to stage, in the input's memory format; (N, C_i) if
-            ``gap_before_final_norm``.
+            One map per stage in ``out_indices``: (N, C_0, H // 4, W // 4), and half the height and width in each later stage, in the
+            memory format of the input. (N, C_i) with ``gap_before_final_norm``.
 
         Raises:
             InputError: If the input is smaller than 32x32.
@@ -315,10 +332,10 @@ class PeLKConvNeXt(BaseModule):
         if min(x.shape[-2:]) < MIN_INPUT:
             raise InputError(f'PeLK needs inputs of at least {MIN_INPUT}x{MIN_INPUT}, got {x.shape[-2]}x{x.shape[-1]}')
         given = memory_format(x)
-        # Norms and MLPs work on the channels of a position; next to each other, they need no copies.
+        # Norms and MLPs work on the channels of each position. With channels adjacent in memory they need no copies.
         x = x.contiguous(memory_format=torch.channels_last)
         outputs = []
-        for i, (downsample, stage) in enumerate(zip(self.downsample_layers, self.stages)):
+        for i, (downsample, stage) in enumerate(zip(self.downsample_layers, self.stages, strict=True)):
             x = stage(downsample(x))
             if i in self.out_indices:
                 norm = getattr(self, f'norm{i}')
@@ -329,7 +346,7 @@ class PeLKConvNeXt(BaseModule):
         return tuple(outputs)
 
     def train(self, mode: bool = True) -> PeLKConvNeXt:
-        """Set the mode; frozen stages, and BatchNorm under ``norm_eval``, stay in eval mode."""
+        """Set the mode. Frozen stages stay in eval mode, and so does BatchNorm with ``norm_eval``."""
         super().train(mode)
         self._freeze_stages()
         if mode and self.norm_eval:
@@ -348,48 +365,85 @@ class PeLKConvNeXt(BaseModule):
             module.eval()
             module.requires_grad_(False)
 
-    def resize_kernels(self, kernel_sizes=None, center_size=5, grid_base=2, sharing_grids=None, mode='extend'):
-        """Carry the trained kernels and positional embeddings to other grids, in place. Build the optimizer afterwards.
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """Return the depth of a parameter for layer-wise learning rate decay, as ConvNeXt defines it.
+
+        mmpretrain's ``LearningRateDecayOptimWrapperConstructor`` calls this.
 
         Args:
-            kernel_sizes, center_size, grid_base, sharing_grids: The new grids, as in the constructor. For a larger kernel that
-                computes the same, ``sharing_grids=[grid.extended(k).half for grid, k in zip(model.grids, sizes)]``.
+            param_name: Name of the parameter.
+            prefix: Prefix of the backbone's names.
+
+        Returns:
+            The depth, and the number of layers: 8 for third stages of up to 9 blocks, 14 for deeper ones.
+        """
+        last_stage = 12 if self.depths[2] > 9 else 6
+        after = last_stage + 1, last_stage + 2
+        if not param_name.startswith(prefix):
+            return after
+        module, *numbers = param_name.removeprefix(prefix).split('.')
+        if module not in ('downsample_layers', 'stages'):
+            return after
+        stage = int(numbers[0])
+        if stage == 3:
+            return last_stage, last_stage + 2
+        if module == 'downsample_layers':
+            return (0, 2, 3)[stage], last_stage + 2
+        return (stage + 1 if stage < 2 else 3 + int(numbers[1]) // 3), last_stage + 2
+
+    def resize_kernels(
+        self,
+        kernel_sizes: Sequence[int] | None = None,
+        center_size: int | Sequence[int] = 5,
+        grid_base: int = 2,
+        sharing_grids: Sequence[Sequence[int]] | None = None,
+        mode: str = 'extend',
+    ) -> None:
+        """Resize the trained kernels and positional embeddings in place. Build the optimizer afterwards.
+
+        Args:
+            kernel_sizes, center_size, grid_base, sharing_grids: The new grids, as in the constructor. Larger kernels compute the same
+                outputs with ``sharing_grids=[grid.extended(k).half for grid, k in zip(model.grids, sizes, strict=True)]``.
             mode (str): See :func:`mmpelk.ops.resize_weight`.
 
         Raises:
-            ValueError: If an argument does not fit, or the kernels are stripes or folded for deployment.
+            ValueError: If an argument is invalid, or the kernels are stripes or folded for deployment.
         """
         if kernel_sizes is None and sharing_grids is None:
             raise ValueError('resize_kernels needs kernel_sizes or sharing_grids')
         check_resize_mode(mode)
         grids = self._resolve_grids(kernel_sizes, center_size, grid_base, sharing_grids)
         mixers = [[block.token_mixer for block in stage] for stage in self.stages]
-        if not all(isinstance(mixer.large, PeripheralConv) for stage in mixers for mixer in stage):
+        if not all(isinstance(mixer.large, PeripheralConv2d) for stage in mixers for mixer in stage):
             raise ValueError(
-                'only peripheral and dense kernels can be resized, neither stripes nor kernels folded for deployment'
+                'only peripheral and dense kernels can be resized, not stripes or kernels that are folded for deployment'
             )
         _check_small_kernel(mixers[0][0].small and mixers[0][0].small.weight.shape[-1], grids)
-        for old, new, stage in zip(self.grids, grids, mixers):
+        weights = self.state_dict()
+        resize_stages(weights, lambda index, old: grids[index], mode)
+        for grid, stage in zip(grids, mixers, strict=True):
             for mixer in stage:
-                mixer.large.set_grid(new)
-                mixer.large.half_grid = mixer.large.half_grid.to(mixer.large.weight.device)
-                mixer.large.weight = _like(mixer.large.weight, resize_weight(mixer.large.weight.detach(), old, new, mode))
+                device = mixer.large.half_grid.device
+                mixer.large.set_grid(grid)
+                mixer.large.half_grid = mixer.large.half_grid.to(device)
+                size = grid.weight_size
+                mixer.large.weight = _empty_like(mixer.large.weight, (size, size))
                 if mixer.pos_embed is not None:
-                    h = mixer.pos_embed.bias
-                    mixer.pos_embed.bias = _like(h, resize_pos_embed(h.detach(), new.kernel_size, mode))
+                    mixer.pos_embed.bias = _empty_like(mixer.pos_embed.bias, mixer.large.kernel_size)
         self.grids = grids
+        self.load_state_dict(weights)
 
     def fit_kernels(self, weights: dict[str, Tensor], prefix: str = '') -> list[str]:
-        """Carry weights that were trained on other grids to this model's grids, by ``resize_mode``.
+        """Resize weights that were trained on other grids to this model's grids, with ``resize_mode``.
 
         Args:
-            weights: A state dict, changed in place. Kernels whose ``half_grid`` is missing or the model's own stay as they are.
-            prefix: Of this model's names in it.
+            weights: A state dict, which is changed in place. Kernels without a ``half_grid``, or with this model's, are left unchanged.
+            prefix: Prefix of this model's names in the state dict.
 
         Returns:
-            One line for each stage that was resized.
+            One line of text for each stage that was resized.
         """
-        if not isinstance(self.stages[0][0].token_mixer.large, PeripheralConv):
+        if not isinstance(self.stages[0][0].token_mixer.large, PeripheralConv2d):
             return []
         stages = resize_stages(weights, lambda index, old: self.grids[index], self.resize_mode, f'{prefix}stages.')
         return [
@@ -404,14 +458,14 @@ class PeLKConvNeXt(BaseModule):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def switch_to_deploy(self, keep_grid: bool = False) -> None:
-        """Fold positional embeddings, BatchNorms and branches into the convolutions; outputs in eval mode stay equal.
+        """Fold positional embeddings, BatchNorms, and branches into the convolutions. Outputs in eval mode stay equal.
 
         Args:
-            keep_grid: False leaves one plain depthwise convolution to each block, which any framework can run. True keeps grids and
-                stripes, and with them their speed; a small branch that the grid's fine centre does not hold stays beside it.
+            keep_grid: False leaves each block with one plain depthwise convolution, which any framework can run. True keeps grids and
+                stripes, and with them their speed. A small branch that is larger than the grid's fine center stays separate.
 
         Raises:
-            ValueError: If the model was built with ``pos_embed_mode='inside'``, or its norms are no BatchNorms.
+            ValueError: If the model was built with ``pos_embed_mode='inside'``, or its norms are not BatchNorms.
         """
         for stage in self.stages:
             stage.switch_to_deploy(keep_grid)
@@ -431,8 +485,9 @@ def _check_small_kernel(small_kernel: int | None, grids: Sequence[SharingGrid]) 
         raise ValueError(f'small_kernel must be None or odd and at most the smallest kernel {smallest}, got {small_kernel}')
 
 
-def _like(parameter: nn.Parameter, value: Tensor) -> nn.Parameter:
-    return nn.Parameter(value, requires_grad=parameter.requires_grad)
+def _empty_like(parameter: nn.Parameter, size: tuple[int, int]) -> nn.Parameter:
+    """A parameter with another height and width."""
+    return nn.Parameter(parameter.new_empty((*parameter.shape[:-2], *size)), requires_grad=parameter.requires_grad)
 
 
 def _describe(grid: SharingGrid) -> str:

@@ -1,4 +1,4 @@
-"""The token mixer: peripheral convolution on a part of the channels, beside a small branch that merges into it."""
+"""The token mixer: a large-kernel convolution on part of the channels, with a small branch that merges into it."""
 
 from __future__ import annotations
 
@@ -9,124 +9,45 @@ from mmcv.cnn import build_norm_layer
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmpelk.ops import SharingGrid, depthwise_conv2d, peripheral_conv2d, pos_embed_term
+from mmpelk.ops import DepthwiseConv2d, PeripheralConv2d, SharingGrid, peripheral_conv2d, pos_embed_term
 
 DEFAULT_STRIPE_WIDTH = 5
 
 
-class PeripheralConv(nn.Module):
-    """A depthwise convolution that stores a (C, 1, k', k') weight for a k x k kernel.
-
-    Args:
-        channels: C.
-        grid: The sharing grid, k' to k.
-        bias: Whether to add a learned (C,) bias.
-        backend: See :func:`mmpelk.ops.peripheral_conv2d`.
-    """
-
-    def __init__(self, channels: int, grid: SharingGrid, bias: bool = False, backend: str = 'auto') -> None:
-        super().__init__()
-        self.backend = backend
-        self.set_grid(grid)
-        self.weight = nn.Parameter(torch.empty(channels, 1, grid.weight_size, grid.weight_size))
-        self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
-        self.reset_parameters()
-
-    def set_grid(self, grid: SharingGrid) -> None:
-        """Take another grid. The buffer ``half_grid`` writes it into checkpoints, where k' alone would not tell it."""
-        self.grid = grid
-        self.register_buffer('half_grid', torch.tensor(grid.half))
-
-    def reset_parameters(self) -> None:
-        """Give each of the k'^2 cells the same share of the output's variance on smooth input, 2 in all.
-
-        There a cell of area A answers A * w, so the variance is the sum of (A * std)^2 over the cells. With one std for all
-        weights the outermost cells would amplify smooth input about 7x (k = 51). About half of the variance is lost on real
-        maps, where the kernel reaches beyond the border.
-        """
-        nn.init.trunc_normal_(self.weight)
-        with torch.no_grad():
-            self.weight *= 2**0.5 / (self.grid.areas().to(self.weight) * self.grid.weight_size)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, C, H, W)."""
-        return peripheral_conv2d(x, self.weight, self.grid, bias=self.bias, backend=self.backend)
-
-    @property
-    def kernel_size(self) -> tuple[int, int]:
-        """(k, k)."""
-        return (self.grid.kernel_size,) * 2
-
-    def extra_repr(self) -> str:
-        k, size = self.grid.kernel_size, self.grid.weight_size
-        return f'{self.weight.shape[0]}, {k}x{k} from {size}x{size}, half_grid={list(self.grid.half)}, backend={self.backend!r}'
-
-
-class DepthwiseConv(nn.Module):
-    """A depthwise convolution with a full kernel: stride 1, 'same' zero padding.
-
-    Args:
-        channels: C.
-        kernel_size: Odd sizes (kh, kw).
-        bias: Whether to add a learned (C,) bias.
-        backend: See :func:`mmpelk.ops.depthwise_conv2d`.
-    """
-
-    def __init__(self, channels: int, kernel_size: tuple[int, int], bias: bool = False, backend: str = 'auto') -> None:
-        super().__init__()
-        self.backend = backend
-        std = (kernel_size[0] * kernel_size[1]) ** -0.5
-        self.weight = nn.Parameter(nn.init.trunc_normal_(torch.empty(channels, 1, *kernel_size), std=std))
-        self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, C, H, W)."""
-        return depthwise_conv2d(x, self.weight, self.bias, self.backend)
-
-    @property
-    def kernel_size(self) -> tuple[int, int]:
-        """(kh, kw)."""
-        return tuple(self.weight.shape[-2:])
-
-    def extra_repr(self) -> str:
-        channels, _, kh, kw = self.weight.shape
-        return f'{channels}, {kh}x{kw}, bias={self.bias is not None}, backend={self.backend!r}'
-
-
 class StripeConv(nn.Module):
-    """SLaK's stand-in for a k x k kernel: a k x w and a w x k depthwise convolution, each with its norm, summed.
+    """SLaK's replacement for a k x k kernel: the sum of a k x w and a w x k depthwise convolution, each with its own norm.
 
     Args:
         channels: C.
         kernel_size: Odd length k of the stripes.
         width: Odd width w of the stripes.
         norm_cfg: Config of the stripes' norms.
-        norm_scale: Start of the norms' weight.
+        norm_scale: Initial weight of the norms.
         backend: See :func:`mmpelk.ops.depthwise_conv2d`.
     """
 
     def __init__(self, channels: int, kernel_size: int, width: int, norm_cfg: dict, norm_scale: float, backend: str) -> None:
         super().__init__()
         self.backend = backend
-        self.vertical = DepthwiseConv(channels, (kernel_size, width), backend=backend)
+        self.vertical = DepthwiseConv2d(channels, (kernel_size, width), bias=False, backend=backend)
         self.vertical_norm = _branch_norm(norm_cfg, channels, norm_scale)
-        self.horizontal = DepthwiseConv(channels, (width, kernel_size), backend=backend)
+        self.horizontal = DepthwiseConv2d(channels, (width, kernel_size), bias=False, backend=backend)
         self.horizontal_norm = _branch_norm(norm_cfg, channels, norm_scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, C, H, W)."""
+        """Map (N, C, H, W) to (N, C, H, W)."""
         return sum(norm(conv(x)) for conv, norm in self.branches())
 
-    def branches(self) -> tuple[tuple[DepthwiseConv, nn.Module], ...]:
-        """The stripes, each with its norm."""
+    def branches(self) -> tuple[tuple[DepthwiseConv2d, nn.Module], ...]:
+        """Return the stripes, each with its norm."""
         return (self.vertical, self.vertical_norm), (self.horizontal, self.horizontal_norm)
 
 
 class PosEmbed(nn.Module):
-    """Holds h, the kernel-wise positional embedding that the kernels of a stage share.
+    """The kernel-wise positional embedding h that the kernels of a stage share.
 
-    Summed out, Eq. 3 makes h a bias. It is called one, so that OpenMMLab's optimizer constructors spare it weight decay as they
-    spare every bias.
+    In Eq. 3 the h term is a constant per channel. The parameter is named ``bias`` so that OpenMMLab's optimizer constructors exclude
+    it from weight decay.
 
     Args:
         channels: 1, or the number of convolved channels.
@@ -139,26 +60,26 @@ class PosEmbed(nn.Module):
 
 
 class TokenMixer(nn.Module):
-    """Partial peripheral convolution (Eq. 4-6) with a re-parameterised small branch.
+    """Partial peripheral convolution (Eq. 4-6) with a re-parameterized small branch.
 
-    The first ``int(conv_ratio * C)`` channels are convolved, the others pass unchanged::
+    The first ``int(conv_ratio * C)`` channels are convolved, and the others pass unchanged::
 
         x -> split -> BN(large kernel) + BN(small kernel) + <w, h> -> concat
                    -> unchanged ------------------------------------>
 
-    The constant <w, h> of Eq. 3 enters after the BatchNorm, which would remove it. Without a small branch there is no BatchNorm,
-    and the convolution has a bias instead. In the stripe form, BN(large kernel) is BN(k x w) + BN(w x k). Where the BatchNorms are in
-    eval mode and the grid's fine centre holds the small kernel, all this is one convolution on the grid, and computed as one.
+    The constant <w, h> of Eq. 3 is added after the BatchNorm, which would remove it. Without a small branch there is no BatchNorm,
+    and the convolution has a bias instead. In the stripe form, BN(large kernel) is BN(k x w) + BN(w x k). If the BatchNorms are in
+    eval mode and the small kernel lies inside the grid's fine center, everything is computed as one convolution on the grid.
 
     Args:
         channels: C.
         grid: Sharing grid of the large kernel.
         conv_ratio: Share of the channels that are convolved.
-        small_kernel: Odd size of the small branch's kernel, at most the large one's; None for no branch.
+        small_kernel: Odd kernel size of the small branch, at most the size of the large kernel; None for no branch.
         pos_embed_mode: See :func:`mmpelk.ops.pos_embed_term`.
-        norm_cfg: Config of the branches' norm.
+        norm_cfg: Config of the branches' norms.
         backend: See :func:`mmpelk.ops.peripheral_conv2d`.
-        stripes: Whether the large kernel is made of two stripes, as wide as the small kernel, or 5 without one.
+        stripes: Whether the large kernel consists of two stripes. They are as wide as the small kernel, or 5 without one.
     """
 
     def __init__(
@@ -178,25 +99,25 @@ class TokenMixer(nn.Module):
         self.pos_embed_mode = pos_embed_mode
         self.pos_embed: PosEmbed | None = None
         has_small = small_kernel is not None
-        # Branches share a variance of 1: their sum starts on the scale of the channels that pass unchanged.
+        # The sum of the branches has a variance of 1, the scale of the channels that pass unchanged.
         norm_scale = (1 + stripes + has_small) ** -0.5
         self.large_norm = nn.Identity()
         if stripes:
             width = small_kernel or DEFAULT_STRIPE_WIDTH
             self.large = StripeConv(self.conv_channels, grid.kernel_size, width, norm_cfg, norm_scale, backend)
         else:
-            self.large = PeripheralConv(self.conv_channels, grid, bias=not has_small, backend=backend)
+            self.large = PeripheralConv2d(self.conv_channels, grid, bias=not has_small, backend=backend)
             if has_small:
                 self.large_norm = _branch_norm(norm_cfg, self.conv_channels, norm_scale)
-        self.small = DepthwiseConv(self.conv_channels, (small_kernel,) * 2, backend=backend) if has_small else None
+        self.small = DepthwiseConv2d(self.conv_channels, small_kernel, bias=False, backend=backend) if has_small else None
         self.small_norm = _branch_norm(norm_cfg, self.conv_channels, norm_scale) if has_small else None
 
     def own_pos_embed(self, per_channel: bool) -> None:
-        """Make this mixer the owner of its stage's h: (C, k, k) if ``per_channel``, otherwise (1, k, k)."""
+        """Create the h of the stage in this mixer: (convolved channels, k, k) if ``per_channel``, otherwise (1, k, k)."""
         self.pos_embed = PosEmbed(self.conv_channels if per_channel else 1, self.large.grid.kernel_size)
 
     def forward(self, x: Tensor, pos_embed: Tensor | None = None) -> Tensor:
-        """Mix (N, C, H, W) to (N, C, H, W); ``pos_embed`` is the stage's h, (1 or conv channels, k, k)."""
+        """Map (N, C, H, W) to (N, C, H, W). ``pos_embed`` is the h of the stage, (1 or convolved channels, k, k)."""
         convolved, passed = x.split((self.conv_channels, self.passed_channels), dim=1)
         mixed = self._mix_folded(convolved, pos_embed) if self._folds(pos_embed) else self._mix(convolved, pos_embed)
         return torch.cat((mixed, passed), dim=1)
@@ -216,7 +137,7 @@ class TokenMixer(nn.Module):
         return peripheral_conv2d(x, weight, self.large.grid, bias=bias, backend=self.large.backend)
 
     def _merge(self, folded: list[tuple[Tensor, Tensor]], pos_embed: Tensor | None) -> tuple[Tensor, Tensor]:
-        """One weight and bias of the large kernel's folded parts, the small branch and h."""
+        """Merge the folded parts of the large kernel, the small branch, and h into one weight and one bias."""
         if self.small is not None:
             folded = [*folded, _fold_norm(self.small, self.small_norm)]
         size = max(kernel.shape[-2] for kernel, _ in folded)
@@ -224,13 +145,13 @@ class TokenMixer(nn.Module):
         return sum(_pad_to(kernel, size) for kernel, _ in folded), bias
 
     def _constant(self, pos_embed: Tensor | None) -> Tensor | float:
-        """<w, h>, (C,), where it is one number for each channel."""
+        """Return <w, h>, (C,). It is a constant per channel in literal mode."""
         if pos_embed is None:
             return 0.0
         return pos_embed_term(self.large.weight, self.large.grid, pos_embed, (1, 1))[:, 0, 0]
 
     def _folds(self, pos_embed: Tensor | None) -> bool:
-        """Whether the branches are one convolution on the grid now."""
+        """Return whether the branches are one convolution on the grid in the current mode."""
         if not self._grid_holds_small():
             return False
         norms = self.large_norm, self.small_norm
@@ -239,27 +160,28 @@ class TokenMixer(nn.Module):
         return pos_embed is None or self.pos_embed_mode == 'literal'
 
     def _grid_holds_small(self) -> bool:
-        """Whether there is a small kernel and it lies on cells of one tap."""
-        if self.small is None or not isinstance(self.large, PeripheralConv):
+        """Return whether there is a small kernel that lies on cells of one tap."""
+        if self.small is None or not isinstance(self.large, PeripheralConv2d):
             return False
         cells, around = self.large.grid.cells, (self.large.grid.weight_size - self.small.weight.shape[-1]) // 2
         return around >= 0 and set(cells[around : len(cells) - around]) == {1}
 
     @torch.no_grad()
     def switch_to_deploy(self, pos_embed: Tensor | None, keep_grid: bool = False) -> None:
-        """Fold grid or stripes, branch, norms and h into one plain depthwise convolution of equal output; with ``keep_grid``, norms and h
-        into the convolutions that there are, and the small branch where the grid's fine centre holds it. Keeps the running
-        statistics' view of BatchNorm, as eval mode does.
+        """Fold grid or stripes, branch, norms, and h into one plain depthwise convolution with the same output as in eval mode.
+
+        With ``keep_grid``, norms and h are folded into the existing convolutions, and the small branch too if it lies inside the
+        grid's fine center.
 
         Raises:
-            ValueError: If h counts only inside the map; such a term depends on the position and is no bias. If a norm is no BatchNorm
+            ValueError: If h counts only inside the map, because that term depends on the position. If a norm is not a BatchNorm
                 with running statistics.
         """
         if pos_embed is not None and self.pos_embed_mode == 'inside':
             raise ValueError("pos_embed_mode='inside' adds a term that depends on the position; it cannot be folded into a bias")
         if keep_grid:
             self._fold_each(pos_embed)
-        elif not isinstance(self.large, DepthwiseConv):
+        elif not isinstance(self.large, DepthwiseConv2d):
             self._fold_into_one(pos_embed)
         self.pos_embed = None
 
@@ -270,7 +192,7 @@ class TokenMixer(nn.Module):
             kernel, bias = _fold_norm(self.large, self.large_norm)
             folded = [(self.large.grid.expand(kernel), bias)]
         weight, bias = self._merge(folded, pos_embed)
-        merged = DepthwiseConv(self.conv_channels, tuple(weight.shape[-2:]), bias=True, backend=self.large.backend)
+        merged = DepthwiseConv2d(self.conv_channels, tuple(weight.shape[-2:]), bias=True, backend=self.large.backend)
         self.large, self.large_norm = merged, nn.Identity()
         _set(self.large, weight, bias)
         self.small = self.small_norm = None
@@ -293,32 +215,32 @@ class TokenMixer(nn.Module):
 
 
 def _branch_norm(norm_cfg: dict, channels: int, scale: float) -> nn.Module:
-    """A branch's norm, its weight started at ``scale``."""
+    """Build the norm of a branch, with its weight initialized to ``scale``."""
     norm = build_norm_layer(norm_cfg, channels)[1]
     nn.init.constant_(norm.weight, scale)
     return norm
 
 
-def _fold_norm(conv: PeripheralConv | DepthwiseConv, norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """Weight and (C,) bias of a convolution followed by a BatchNorm in eval mode.
+def _fold_norm(conv: PeripheralConv2d | DepthwiseConv2d, norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Return the weight and the (C,) bias of a convolution followed by a BatchNorm in eval mode.
 
     Raises:
-        ValueError: If the norm is another, or has no running statistics.
+        ValueError: If the norm is not a BatchNorm with running statistics.
     """
     bias = conv.weight.new_zeros(conv.weight.shape[0]) if conv.bias is None else conv.bias
     if isinstance(norm, nn.Identity):
         return conv.weight, bias
     if not isinstance(norm, _BatchNorm) or norm.running_var is None:
-        raise ValueError(f'{norm} takes its statistics from the input; only BatchNorm with running statistics can be folded')
+        raise ValueError(f'{norm} computes statistics of its input; only a BatchNorm with running statistics can be folded')
     scale = norm.weight / (norm.running_var + norm.eps).sqrt()
     return conv.weight * scale.view(-1, 1, 1, 1), norm.bias + (bias - norm.running_mean) * scale
 
 
-def _set(conv: PeripheralConv | DepthwiseConv, weight: Tensor, bias: Tensor) -> None:
+def _set(conv: PeripheralConv2d | DepthwiseConv2d, weight: Tensor, bias: Tensor) -> None:
     conv.weight, conv.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
 
 
 def _pad_to(kernel: Tensor, size: int) -> Tensor:
-    """Zeros around a (C, 1, kh, kw) kernel, to (C, 1, size, size)."""
+    """Pad a (C, 1, kh, kw) kernel with zeros to (C, 1, size, size)."""
     rows, columns = ((size - length) // 2 for length in kernel.shape[-2:])
     return F.pad(kernel, (columns, columns, rows, rows))

@@ -19,7 +19,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from mmpelk.errors import InputError
+from mmpelk.utils.errors import InputError
 
 from .densities import ALLOCATIONS, erk_counts, snip_counts, uniform_counts
 from .masks import mask_of_zeros, prune_and_grow, random_mask, shared_kernels, sparse_weights

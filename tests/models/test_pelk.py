@@ -7,8 +7,8 @@ from torch import nn
 from torch.nn.functional import interpolate
 
 from mmpelk.models import PeLK
-from mmpelk.models.token_mixer import DepthwiseConv, PeripheralConv, TokenMixer
-from mmpelk.ops import SharingGrid
+from mmpelk.models.token_mixer import TokenMixer
+from mmpelk.ops import DepthwiseConv2d, PeripheralConv2d, SharingGrid
 
 SMALL = dict(depths=(2, 1, 2, 1), channels=(16, 24, 32, 40))
 K101 = dict(kernel_sizes=(101, 69, 67, 13), center_size=7)
@@ -84,7 +84,7 @@ def test_convolved_and_passed_channels_start_on_one_scale(arch, size, mode, smal
 def test_initialisation_knows_the_cells(half):
     """On a constant input a cell of area A answers A * w: the gain is 2 ** 0.5 here, and about 7 with one std of 0.02 for all."""
     grid = SharingGrid.from_half(half)
-    conv = PeripheralConv(2000, grid)
+    conv = PeripheralConv2d(2000, grid)
     gain = (conv.weight[:, 0] * grid.areas().float()).sum((1, 2)).std().item()
     assert 1.1 < gain < 1.5  # truncation at two sigma takes some of 2 ** 0.5
     if grid.kernel_size == 51:
@@ -144,7 +144,7 @@ def test_deploy_keeps_the_outputs(options, deploy):
     assert list(folded.state_dict()) == names and not any('pos_embed' in name for name in names)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
     mixer = folded.stages[0][0].token_mixer
-    assert isinstance(mixer.large, DepthwiseConv) == (deploy == 'plain')
+    assert isinstance(mixer.large, DepthwiseConv2d) == (deploy == 'plain')
     # A centre of 3 does not hold the small kernel of 5.
     assert (mixer.small is not None) == (deploy == 'grid' and options in (dict(center_size=3), STRIPES))
     built = PeLK(SMALL, layer_scale_init_value=1.0, deploy=deploy, **options).eval().double()

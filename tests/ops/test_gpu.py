@@ -108,7 +108,7 @@ def test_fft_stays_within_its_memory():
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     peripheral_conv2d(x, w, grid, backend='fft')
-    assert torch.cuda.max_memory_allocated() - before < x.numel() * 4 + 5 * fft.MOST_BYTES
+    assert torch.cuda.max_memory_allocated() - before < x.numel() * 4 + 5 * fft.MAX_BYTES
 
 
 def test_other_devices_than_the_current_one():

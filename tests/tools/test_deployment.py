@@ -14,11 +14,10 @@ import torch
 from conftest import CONFIGS, TOOLS, save_untrained, tool_env
 from torch import nn
 
-from mmpelk.apis import inference, init_model
+from mmpelk.apis import inference, init_model, load_model
 from mmpelk.deployment import Exportable, check_onnx, export, fold, metadata, to_onnx
-from mmpelk.errors import InputError
-from mmpelk.inference import load_model
-from mmpelk.launch import read_config
+from mmpelk.engine.config import read_config
+from mmpelk.utils.errors import InputError
 
 BACKBONE = """backbone=dict(
         arch=dict(_delete_=True, depths=(1, 1, 1, 1), channels=(8, 16, 16, 16)),
@@ -179,7 +178,7 @@ def test_nan_and_foreign_preparation_are_refused(home):
 
 
 def test_configs_that_name_less(home, images, tmp_path):
-    """No palette, no visualizer, and the normalisation beside the model, as in mmpretrain's own configs."""
+    """No palette, no visualizer, and the normalization beside the model, as in mmpretrain's own configs."""
     checkpoint = torch.load(home / 'seg.pth')
     del checkpoint['meta']['dataset_meta']['palette']
     torch.save(checkpoint, tmp_path / 'seg.pth')

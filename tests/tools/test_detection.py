@@ -73,7 +73,7 @@ def test_test_and_draw(small_demo, digit_scenes, trained, run_tool):
 def test_inference_on_odd_sizes(tmp_path, size, confident):
     """With COCO's test pipeline: boxes and masks in the image's own coordinates; an all-black image and no detection at all too."""
     from mmpelk.apis import inference, init_model
-    from mmpelk.launch import read_config
+    from mmpelk.engine.config import read_config
 
     path = tmp_path / 'tiny.py'
     path.write_text(f"_base_ = '{COCO}'\nmodel = dict({SMALL_BACKBONE}, neck=dict(in_channels=[20] * 4, out_channels=256))\n")

@@ -17,10 +17,10 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from mmpelk.errors import InputError
+from mmpelk.ops.autotune import fastest
+from mmpelk.utils.errors import InputError
 
 from . import dense, fft, native, triton
-from .measured import fastest
 
 BACKENDS: dict[str, ModuleType] = {'dense': dense, 'fft': fft, 'native': native, 'triton': triton}
 

@@ -18,7 +18,7 @@ from mmpelk.ops.cells import cell_sums, expand
 
 # Spectra beyond this are computed chunk by chunk. On a CPU it is what its cache holds: 2 to 3 times faster on 128x128 maps than through
 # main memory. Elsewhere it bounds the memory, and is large enough to keep a GPU busy.
-CACHE_BYTES, MOST_BYTES = 2**21, 2**28
+CACHE_BYTES, MAX_BYTES = 2**21, 2**28
 
 
 @cache
@@ -121,8 +121,8 @@ def _kernel_spectrum(kernel: Tensor, shape: tuple[int, int]) -> Tensor:
 
 
 def _chunks(input: Tensor, shape: tuple[int, int]) -> list[slice]:
-    """Slices of channels whose spectra stay within ``CACHE_BYTES`` on a CPU, ``MOST_BYTES`` elsewhere."""
+    """Slices of channels whose spectra stay within ``CACHE_BYTES`` on a CPU, ``MAX_BYTES`` elsewhere."""
     n, channels = input.shape[:2]
     spectrum_bytes = max(1, n) * shape[0] * (shape[1] // 2 + 1) * 2 * input.element_size()
-    step = max(1, (CACHE_BYTES if input.device.type == 'cpu' else MOST_BYTES) // spectrum_bytes)
+    step = max(1, (CACHE_BYTES if input.device.type == 'cpu' else MAX_BYTES) // spectrum_bytes)
     return [slice(start, min(start + step, channels)) for start in range(0, channels, step)]

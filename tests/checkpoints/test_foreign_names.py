@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mmpelk.checkpoints.conversion import convert, convert_name, format_table, matched_share, source_weights
+from mmpelk.checkpoints.foreign_names import convert, convert_name, format_table, matched_share, source_weights
 from mmpelk.models import PeLK
 
 DEPTHS, CHANNELS = (2, 1, 1, 1), (8, 12, 16, 20)

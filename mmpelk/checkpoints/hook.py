@@ -1,67 +1,18 @@
-"""Writing checkpoints so that a kill at any moment leaves the previous one whole."""
+"""The hook that saves checkpoints during training."""
 
 from __future__ import annotations
 
 import contextlib
-import io
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.dist import is_main_process
-from mmengine.fileio import LocalBackend, register_backend
+from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 
-UNFINISHED = '.unfinished'
-
-
-def write_atomically(content: bytes, path: str | Path) -> None:
-    """Write a file that appears only once it is complete; until then, an earlier one of its name stays."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, unfinished = tempfile.mkstemp(prefix=f'.{path.name}-', suffix=UNFINISHED, dir=path.parent)
-    try:
-        with open(descriptor, 'wb') as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        mode = path.stat().st_mode if path.exists() else 0o666 & ~_umask()
-        os.chmod(unfinished, mode)
-        os.replace(unfinished, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(unfinished)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def write_checkpoint(checkpoint: dict[str, Any], path: str | Path) -> None:
-    """Save a checkpoint with ``torch.save``, atomically."""
-    buffer = io.BytesIO()
-    torch.save(checkpoint, buffer)
-    write_atomically(buffer.getvalue(), path)
-
-
-@register_backend('local', prefixes='', force=True)
-class AtomicLocalBackend(LocalBackend):
-    """mmengine's access to local files, through which it saves checkpoints; files appear once complete."""
-
-    def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write bytes."""
-        write_atomically(obj, filepath)
-
-    def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
-        """Write text."""
-        write_atomically(obj.encode(encoding), filepath)
+from .writing import UNFINISHED, write_atomically
 
 
 @HOOKS.register_module()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmpelk.models import PeLK
 
-from .loading import fit_kernels
+from .fit import resized_shapes
 
 BLOCK = r'stages\.(\d+)\.(?:blocks\.)?(\d+)\.'
 OURS = r'backbone.stages.\1.\2.'
@@ -97,7 +97,7 @@ def convert(weights: Mapping[str, Tensor], model: nn.Module) -> tuple[dict[str, 
         renamed.setdefault(grid, torch.ones(renamed[name].shape[-1] // 2 + 1, dtype=torch.long))
     prefix = 'backbone.' if isinstance(model, PeLK) else ''
     on_grid = {name.removeprefix(prefix): value for name, value in renamed.items()}
-    fit_kernels(on_grid, model)
+    on_grid, _ = resized_shapes(on_grid, model)
     expected = model.state_dict()
     fits, states = {}, {}
     for name, value in renamed.items():

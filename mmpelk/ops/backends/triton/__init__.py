@@ -1,4 +1,4 @@
-"""The structured evaluation on GPUs, on their tensor cores (``triton_kernels.py``).
+"""The structured evaluation on GPUs, on their tensor cores (``kernels.py``).
 
 Triton comes with torch's CUDA builds and is imported on first use. float32 is split into three tf32 products, which keeps its accuracy;
 half types are multiplied as they are. All sums are float32.
@@ -17,10 +17,9 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from mmpelk.errors import first_line
+from mmpelk.ops.autotune import may_measure
 from mmpelk.ops.cells import expand
-
-from .measured import may_measure
+from mmpelk.utils.errors import first_line
 
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
 _FAILURES: dict[tuple[torch.device, torch.dtype], str | None] = {}
@@ -135,10 +134,10 @@ def _kernel(name: str, tune: bool) -> Callable:
     """A kernel with the fastest of ``BLOCKS``, or with the first."""
     import triton
 
-    from . import triton_kernels
+    from . import kernels
 
     configs = [triton.Config(dict(ROWS=rows), num_warps=warps) for rows, warps in (BLOCKS if tune else BLOCKS[:1])]
-    return triton.autotune(configs, key=['size_class', 'COLUMNS'])(getattr(triton_kernels, name))
+    return triton.autotune(configs, key=['size_class', 'COLUMNS'])(getattr(kernels, name))
 
 
 def _block_columns(width: int, dtype: torch.dtype) -> tuple[int, int]:

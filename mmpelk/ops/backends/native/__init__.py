@@ -1,4 +1,4 @@
-"""The structured evaluation in C++ (``mmpelk/ops/csrc``): a peripheral kernel for little more than its k' x k' weights.
+"""The structured evaluation in C++ (the sources beside this file): a peripheral kernel for little more than its k' x k' weights.
 
 The library is optional. pip builds it where it finds a C++ compiler; it has a C interface and needs no torch to build, so it
 serves every torch and Python version. It computes in float32.
@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mmpelk.ops.memory import memory_format
+from mmpelk.ops.layout import memory_format
 
 INSTRUCTION_SET = 'MMPELK_INSTRUCTION_SET'
-FOLDER = Path(__file__).parents[1]
+FOLDER = Path(__file__).parent
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 

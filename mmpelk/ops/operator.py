@@ -1,4 +1,4 @@
-"""Depthwise convolution with a full kernel, or one that is constant over cells, of any size, on maps of any size."""
+"""The torch operator ``mmpelk::depthwise_conv2d``: one operator for all backends, with its fake, autograd, and FLOP formulas."""
 
 from __future__ import annotations
 
@@ -10,56 +10,12 @@ from torch.utils.flop_counter import register_flop_formula
 
 from .backends import choose_backend
 from .cells import crop
-from .memory import memory_format
+from .layout import memory_format
 
-
-def depthwise_conv2d(input: Tensor, weight: Tensor, bias: Tensor | None = None, backend: str = 'auto') -> Tensor:
-    """Depthwise correlation with stride 1 and 'same' zero padding.
-
-    Taps further from the centre than the map is wide never touch it and are cropped first, so a kernel may exceed the map.
-
-    Args:
-        input: (N, C, H, W), floating point, H and W at least 1.
-        weight: (C, 1, kh, kw), both sizes odd.
-        bias: (C,).
-        backend: 'auto', or one of :func:`mmpelk.ops.available_backends`. 'auto' takes the one with the least predicted time, on
-            GPUs the one measured fastest.
-
-    Returns:
-        (N, C, H, W), in the input's type and memory format. 'fft' and 'native' compute half types in float32.
-
-    Raises:
-        ValueError: If a shape does not fit, or the backend is unknown or cannot run on the input's device and type.
-    """
-    check_input(input)
-    channels = input.shape[1]
-    if weight.ndim != 4 or weight.shape[:2] != (channels, 1):
-        raise ValueError(f'weight must have shape ({channels}, 1, kh, kw) for {channels} channels, got {tuple(weight.shape)}')
-    kh, kw = weight.shape[-2:]
-    if kh % 2 == 0 or kw % 2 == 0:
-        raise ValueError(f'kernel sizes must be odd, got {kh}x{kw}')
-    check_bias(bias, channels)
-    return torch.ops.mmpelk.depthwise_conv2d(input, weight, bias, (1,) * kh, (1,) * kw, backend)
-
-
-def check_input(input: Tensor) -> None:
-    """Raise ValueError unless ``input`` is a floating-point (N, C, H, W) with no empty map."""
-    if input.ndim != 4 or 0 in input.shape[1:]:
-        raise ValueError(f'input must have shape (N, C, H, W) with C, H, W at least 1, got {tuple(input.shape)}')
-    if not torch.is_floating_point(input):
-        raise ValueError(f'input must be floating point, got {input.dtype}')
-
-
-def check_bias(bias: Tensor | None, channels: int) -> None:
-    """Raise ValueError unless ``bias`` is None or (channels,)."""
-    if bias is not None and tuple(bias.shape) != (channels,):
-        raise ValueError(f'bias must have shape ({channels},), got {tuple(bias.shape)}')
-
-
-# One operator for all backends: torch.compile sees it whole, and backward may take another backend than forward.
-# torch.library.custom_op would add some 40 us to a call, as much as a small map takes.
+# torch.compile sees one operator, whatever the backend, and the backward pass may use another backend than the forward pass.
+# torch.library.custom_op would add about 40 us to each call, which is as much as a small map takes.
 FORWARD, BACKWARD = 'mmpelk::depthwise_conv2d', 'mmpelk::depthwise_conv2d_backward'
-# Backends keep small tensors between calls, and GPUs' are timed: neither may happen inside inductor's CUDA graphs.
+# Backends cache small tensors between calls, and GPU backends are timed. Neither may happen inside inductor's CUDA graphs.
 TAGS = [torch.Tag.cudagraph_unsafe] if hasattr(torch.Tag, 'cudagraph_unsafe') else []
 torch.library.define(
     FORWARD, '(Tensor input, Tensor weight, Tensor? bias, int[] rows, int[] columns, str backend) -> Tensor', tags=TAGS
@@ -103,7 +59,7 @@ def _backward(
     if grad_part is None:
         grad_weight = weight.new_empty(0)
     else:
-        top, left = ((full - cropped) // 2 for full, cropped in zip(weight.shape[-2:], grad_part.shape[-2:]))
+        top, left = ((full - cropped) // 2 for full, cropped in zip(weight.shape[-2:], grad_part.shape[-2:], strict=True))
         grad_weight = torch.nn.functional.pad(grad_part, (left, left, top, top)).contiguous()
     grad_input = input.new_empty(0) if grad_input is None else grad_input.contiguous(memory_format=memory_format(input))
     return grad_input, grad_weight
@@ -145,7 +101,7 @@ torch.library.register_autograd(FORWARD, _differentiate, setup_context=_keep_for
 def _cropped(
     weight: Tensor, rows: Sequence[int], columns: Sequence[int], input: Tensor
 ) -> tuple[Tensor, tuple[int, ...], tuple[int, ...]]:
-    """The weight and the cells that the map can meet."""
+    """Crop the weight and the cells to the taps that can touch the map."""
     rows, top = crop(rows, input.shape[2])
     columns, left = crop(columns, input.shape[3])
     return weight[..., top : top + len(rows), left : left + len(columns)], rows, columns
@@ -153,7 +109,7 @@ def _cropped(
 
 @register_flop_formula(torch.ops.mmpelk.depthwise_conv2d)
 def _flops(input_shape, weight_shape, bias_shape, rows, columns, backend, *, out_shape=None, **kwargs) -> int:
-    """Those of a dense evaluation, as the field counts them, two for each tap."""
+    """Count a dense evaluation, two operations per tap, as the field does."""
     n, c, h, w = input_shape
     return 2 * n * c * h * w * sum(rows) * sum(columns)
 

@@ -1,4 +1,4 @@
-"""Carrying the kernels in a state dict to other sharing grids."""
+"""State dicts whose kernels were trained on other sharing grids."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from mmpelk.errors import InputError
 from mmpelk.ops import SharingGrid, resize_pos_embed, resize_weight
+from mmpelk.utils.errors import InputError
 
-KERNEL = re.compile(r'(?P<stage>.*stages\.(?P<index>\d+)\.)\d+\.token_mixer\.large\.half_grid$')
+HALF_GRID = re.compile(r'(?P<stage>.*stages\.(?P<index>\d+)\.)\d+\.token_mixer\.large\.half_grid$')
 
 
 def resize_stages(
     weights: dict[str, Tensor], new_grid: Callable[[int, SharingGrid], SharingGrid], mode: str, prefix: str = ''
 ) -> dict[str, tuple[SharingGrid, SharingGrid]]:
-    """Carry every PeLK kernel in a state dict, and its stage's h, to another grid, in place.
+    """Resize every PeLK kernel in a state dict, and the positional embedding h of its stage, in place.
 
     Args:
-        weights: Of any model with a PeLK in it. Kernels without a ``half_grid`` stay as they are.
-        new_grid: Takes a stage's index and the old grid, and gives the new one.
+        weights: The state dict of any model that contains a PeLK. Kernels without a ``half_grid`` are left unchanged.
+        new_grid: Maps the index of a stage and its old grid to the new grid.
         mode: See :func:`mmpelk.ops.resize_weight`.
-        prefix: Of the names to resize.
+        prefix: Only names that start with it are resized.
 
     Returns:
-        Old and new grid of each stage, by the beginning of its names ('...stages.0.').
+        The old and the new grid of each stage, by the prefix of its names ('...stages.0.').
 
     Raises:
-        InputError: If a kernel does not fit its grid, or there is no such new grid; the message names the kernel.
+        InputError: If a kernel does not match its grid, or the new grid is impossible. The message names the kernel.
     """
     grids = {}
     for half_name in [name for name in weights if name.startswith(prefix)]:
-        match = KERNEL.match(half_name)
+        match = HALF_GRID.match(half_name)
         name = half_name.removesuffix('half_grid') + 'weight'
         if match is None or name not in weights:
             continue

@@ -3,8 +3,8 @@ import json
 
 import pytest
 
-from mmpelk.datasets.coco_check import check_coco
-from mmpelk.errors import InputError
+from mmpelk.datasets.check_coco import check_coco
+from mmpelk.utils.errors import InputError
 
 GOOD = dict(
     images=[dict(id=1, file_name='a.jpg', width=40, height=30), dict(id=7, file_name='sub/b.jpg', width=40, height=30)],

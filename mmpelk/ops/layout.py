@@ -1,4 +1,4 @@
-"""How a map lies in memory."""
+"""The memory layout of feature maps."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from torch import Tensor
 
 
 def memory_format(tensor: Tensor) -> torch.memory_format:
-    """channels_last for (N, C, H, W) tensors whose channels are next to each other, also where they are a part of a larger tensor's."""
+    """Return ``channels_last`` if the channels of an (N, C, H, W) tensor are adjacent in memory, otherwise ``contiguous_format``.
+
+    Slices of the channels of a channels_last tensor count as channels_last.
+    """
     last = tensor.stride(1) == 1 and tensor.shape[1] > 1 and not tensor.is_contiguous()
     return torch.channels_last if last else torch.contiguous_format

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmpelk.errors import InputError, first_line
+from mmpelk.utils.errors import InputError, first_line
 
 # A box may stick out of its image by a rounding error.
 SLACK_PIXELS = 2

@@ -1,0 +1,9 @@
+"""Trained models in a few lines.
+
+``inference(init_model(config, checkpoint), 'photographs/', out_dir='overlays')`` predicts and draws (docs/deployment.md).
+"""
+
+from .inference import inference, predict, predictions
+from .models import init_model, load_model
+
+__all__ = ['inference', 'init_model', 'load_model', 'predict', 'predictions']

@@ -1,0 +1,171 @@
+"""Images in and pictures out: image files, folders, and videos as sources; predictions as pictures and videos."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import mmcv
+import numpy as np
+from mmengine.config import Config
+from mmengine.registry import VISUALIZERS, DefaultScope
+from mmengine.structures import BaseDataElement, PixelData
+from PIL import Image
+from torch import Tensor, nn
+
+from mmpelk.utils.errors import InputError, first_line
+
+IMAGES = ('.bmp', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
+VIDEOS = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.webm')
+# Smaller images are magnified before drawing, so that names are legible.
+DRAWN_SIZE = 512
+# Photographs are smaller. Predictions on larger images would need tens of gigabytes.
+MAX_PIXELS = 2**25
+
+
+@dataclass(frozen=True)
+class Source:
+    """An image or a video.
+
+    Attributes:
+        name: The file's without its ending.
+        frames: Image files, (H, W, 3) uint8 BGR arrays, or a video that reads them one by one.
+    """
+
+    name: str
+    frames: Sequence[Path | np.ndarray] | mmcv.VideoReader
+
+    @property
+    def is_video(self) -> bool:
+        return isinstance(self.frames, mmcv.VideoReader)
+
+    @property
+    def picture_name(self) -> str:
+        return f'{self.name}{".mp4" if self.is_video else ".png"}'
+
+
+Input = str | Path | np.ndarray | Source
+Inputs = Input | Sequence[Input]
+
+
+def find_sources(inputs: Inputs) -> list[Source]:
+    """The images and videos that ``inputs`` of :func:`inference` name, those of a folder in the order of their names.
+
+    Raises:
+        InputError: If a folder holds no image, or a video is missing or unreadable.
+    """
+    sources = []
+    for item in [inputs] if isinstance(inputs, Input) else inputs:
+        if isinstance(item, Source):
+            sources.append(item)
+        elif isinstance(item, np.ndarray):
+            sources.append(Source(f'{len(sources):06d}', [item]))
+        elif Path(item).is_dir():
+            sources += [Source(path.stem, [path]) for path in images_in(Path(item))]
+        elif Path(item).suffix.lower() in VIDEOS:
+            sources.append(Source(Path(item).stem, _video(item)))
+        else:
+            sources.append(Source(Path(item).stem, [Path(item)]))
+    return sources
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The image files of a folder, by name.
+
+    Raises:
+        InputError: If there is none.
+    """
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGES)
+    if not files:
+        raise InputError(f'folder {folder} holds no image; expected files ending in {", ".join(IMAGES)}')
+    return files
+
+
+def _video(path: str | Path) -> mmcv.VideoReader:
+    if not Path(path).is_file():
+        raise InputError(f'video {path} does not exist')
+    video = mmcv.VideoReader(str(path))
+    if video.frame_cnt < 1:  # mmcv counts negative frames in some broken files
+        raise InputError(f'cannot read video {path}: OpenCV finds no frame in it')
+    return video
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """An image file as (H, W, 3) uint8 BGR, turned as its EXIF says.
+
+    Raises:
+        InputError: If the file is missing, no image, truncated, or too large.
+    """
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise InputError(f'image {path} has {width}x{height} pixels; make it smaller than {MAX_PIXELS:,} in all')
+            image.load()
+        return mmcv.imread(str(path), channel_order='bgr', backend='pillow')
+    except FileNotFoundError as error:
+        raise InputError(f'image {path} does not exist') from error
+    except Image.DecompressionBombError as error:
+        raise InputError(f'image {path} is too large, make it smaller than {MAX_PIXELS:,} pixels: {error}') from error
+    except (OSError, SyntaxError) as error:  # Pillow reports a broken PNG as a SyntaxError
+        raise InputError(f'cannot read image {path}: {first_line(error)}') from error
+
+
+def draw(model: nn.Module, cfg: Config, image: np.ndarray, sample: BaseDataElement) -> np.ndarray:
+    """A picture of the prediction on an image, both (H, W, 3) uint8 BGR."""
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        visualizer = VISUALIZERS.build({'name': 'drawing', **cfg.visualizer, 'vis_backends': None})
+    visualizer.dataset_meta = model.dataset_meta
+    factor = max(1, DRAWN_SIZE // max(image.shape[:2]))
+    image = mmcv.bgr2rgb(cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC))
+    sample = _magnify(sample.cpu().clone(), factor)
+    if cfg.default_scope == 'mmpretrain':
+        return mmcv.rgb2bgr(visualizer.visualize_cls(image, sample, draw_gt=False))
+    visualizer.add_datasample('prediction', image, sample, draw_gt=False)
+    return mmcv.rgb2bgr(visualizer.get_image())
+
+
+def _magnify(sample: BaseDataElement, factor: int) -> BaseDataElement:
+    """Enlarge what a sample says about pixels by a whole factor."""
+    if 'pred_sem_seg' in sample:
+        sample.pred_sem_seg = PixelData(data=_repeat(sample.pred_sem_seg.data, factor))
+    if 'pred_panoptic_seg' in sample:
+        sample.pred_panoptic_seg = PixelData(sem_seg=_repeat(sample.pred_panoptic_seg.sem_seg, factor))
+    if 'pred_instances' in sample:
+        sample.pred_instances.bboxes = sample.pred_instances.bboxes * factor
+        if 'masks' in sample.pred_instances:
+            sample.pred_instances.masks = _repeat(sample.pred_instances.masks, factor)
+    return sample
+
+
+def _repeat(maps: Tensor, factor: int) -> Tensor:
+    return maps.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
+
+
+@contextlib.contextmanager
+def picture_writer(source: Source, out_dir: Path) -> Iterator[Callable[[np.ndarray], None]]:
+    """Takes BGR pictures of a source; a video appears once it is complete."""
+    if not source.is_video:
+        yield lambda picture: mmcv.imwrite(picture, str(out_dir / source.picture_name))
+        return
+    unfinished, video = out_dir / f'.{source.name}-unfinished.mp4', None
+
+    def write(picture: np.ndarray) -> None:
+        nonlocal video
+        if video is None:
+            out_dir.mkdir(parents=True, exist_ok=True)
+            size = picture.shape[1::-1]
+            video = cv2.VideoWriter(str(unfinished), cv2.VideoWriter_fourcc(*'mp4v'), source.frames.fps or 25, size)
+            if not video.isOpened():
+                raise InputError(f'OpenCV cannot write the video {out_dir / source.picture_name}')
+        video.write(picture)
+
+    try:
+        yield write
+        video.release()  # there is one: a video without frames is an error before
+        unfinished.replace(out_dir / source.picture_name)
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -1,0 +1,87 @@
+"""Predictions of segmentors, detectors, and classifiers through the inferencers of OpenMMLab."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from mmengine.infer import BaseInferencer
+from mmengine.registry import DefaultScope
+from mmengine.structures import BaseDataElement
+from mmengine.utils import ProgressBar
+
+from mmpelk.utils.errors import InputError
+
+from .images import Inputs, draw, find_sources, picture_writer, read_image
+
+
+def inference(
+    inferencer: BaseInferencer, inputs: Inputs, out_dir: str | Path | None = None, progress: bool = True
+) -> list[BaseDataElement]:
+    """Predictions on images, folders of images and videos.
+
+    Args:
+        inferencer: From :func:`init_model`.
+        inputs: An image file, a folder, a video file, an (H, W, 3) uint8 BGR array, what
+            :func:`find_sources` found, or several of them.
+        out_dir: Where to draw the predictions: a PNG for each image, an MP4 for each video. None draws nothing.
+        progress: Whether to show a bar with the time left.
+
+    Returns:
+        One data sample for each image and frame, in order: ``pred_sem_seg``, ``pred_instances`` or ``pred_label``. Segmentors' logits
+        are left out, as they are many times larger than the image.
+
+    Raises:
+        InputError: If a file is missing or unreadable, a folder holds no image, or two results would get the same name.
+    """
+    return list(predictions(inferencer, inputs, out_dir, progress))
+
+
+def predictions(
+    inferencer: BaseInferencer, inputs: Inputs, out_dir: str | Path | None = None, progress: bool = True
+) -> Iterator[BaseDataElement]:
+    """The same one by one, for videos whose data samples would not fit in memory together."""
+    sources = find_sources(inputs)
+    names = [source.picture_name for source in sources]
+    if out_dir is not None and len(set(names)) < len(names):
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise InputError(f'two of the inputs would be drawn as {repeated}, one over the other')
+    bar = ProgressBar(sum(len(source.frames) for source in sources)) if progress else None
+    for source in sources:
+        with contextlib.ExitStack() as stack:
+            write = None if out_dir is None else stack.enter_context(picture_writer(source, Path(out_dir)))
+            sample = None
+            for frame in source.frames:
+                image = frame if isinstance(frame, np.ndarray) else read_image(frame)
+                sample = predict(inferencer, image)
+                if write:
+                    write(draw(inferencer.model, inferencer.cfg, image, sample))
+                if bar:
+                    bar.update()
+                yield sample
+            if sample is None:
+                raise InputError(f'cannot read video {source.name}: none of its frames can be decoded')
+
+
+def predict(inferencer: BaseInferencer, image: np.ndarray) -> BaseDataElement:
+    """The data sample of one (H, W, 3) uint8 BGR image, on the CPU. Not for several threads at once: it redirects stdout.
+
+    Raises:
+        InputError: If the array has another shape or type.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        raise InputError(f'images must be (H, W, 3) uint8 arrays, got {image.shape} {image.dtype}')
+    with (
+        DefaultScope.overwrite_default_scope(inferencer.cfg.default_scope),  # another framework's model may be there, too
+        contextlib.redirect_stdout(io.StringIO()),  # they show a bar for each call
+    ):
+        result = inferencer(image, return_datasamples=True)
+    if isinstance(result, dict):  # mmdet's
+        result = result['predictions']
+    sample = result[0] if isinstance(result, list) else result
+    if 'seg_logits' in sample:
+        del sample.seg_logits
+    return sample.cpu()

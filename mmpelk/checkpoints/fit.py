@@ -1,0 +1,97 @@
+"""Whether the weights of a checkpoint fit a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from mmpelk.models import PeLK
+from mmpelk.utils.errors import InputError
+
+from .reading import model_weights
+
+# A checkpoint that is loaded non-strictly must match at least this share of the model's tensors.
+MIN_MATCHED = 0.5
+
+
+def check_prefix(checkpoint: Mapping[str, Any], prefix: str, path: str | Path) -> None:
+    """Check that a checkpoint has weights whose names begin so.
+
+    Raises:
+        InputError: If it has none; the message names the beginnings there are.
+    """
+    if not model_weights(checkpoint, prefix):
+        there = sorted({name.split('.')[0] + '.' for name in model_weights(checkpoint)})
+        names = f'its names begin with {", ".join(there[:8])}' if there else 'it holds no weights'
+        raise InputError(f"checkpoint {path} has no weights under prefix '{prefix}': {names}")
+
+
+def resized_shapes(weights: Mapping[str, Tensor], model: nn.Module) -> tuple[dict[str, Tensor], list[str]]:
+    """Resize the kernels in ``weights`` to the grids of every PeLK in the model, on the meta device: shapes without values.
+
+    Args:
+        weights: A state dict.
+        model: The model to load into.
+
+    Returns:
+        Tensors with the shapes that ``weights`` have once they are loaded, and one line for each stage that would be resized.
+
+    Raises:
+        InputError: If a kernel does not match its grid.
+    """
+    shapes = {name: value if name.endswith('half_grid') else value.to('meta') for name, value in weights.items()}
+    lines = [line for prefix, module in _pelk_modules(model) for line in module.fit_kernels(shapes, prefix)]
+    return shapes, lines
+
+
+def _pelk_modules(model: nn.Module) -> list[tuple[str, PeLK]]:
+    """Every PeLK in a model, with the prefix of its names."""
+    return [(f'{name}.' if name else '', module) for name, module in model.named_modules() if isinstance(module, PeLK)]
+
+
+def check_fit(
+    weights: Mapping[str, Tensor], model: nn.Module, path: str | Path, strict: bool = True, resize: bool = True
+) -> None:
+    """Check by names and shapes that weights belong to a model.
+
+    Args:
+        weights: The weights from the checkpoint.
+        model: The model to load into.
+        path: The checkpoint file, for the message.
+        strict: Whether names and shapes must match exactly. Otherwise at least half of the model's tensors must be matched, and shapes
+            may differ outside of PeLK, as those of a head for other classes do.
+        resize: Whether kernels of other grids match. They are resized on loading.
+
+    Raises:
+        InputError: If they do not fit. The message counts what is missing, unexpected, and of another shape, with an example.
+    """
+    shapes, resized = resized_shapes(weights, model)
+    if resized and not resize:
+        raise InputError(
+            f'checkpoint {path} was trained with other kernels ({resized[0]}); start from it with --pretrained instead'
+        )
+    expected = model.state_dict()
+    missing = [name for name in expected if name not in shapes]
+    unexpected = [name for name in shapes if name not in expected] if strict else []
+    misshapen = [name for name in expected if name in shapes and shapes[name].shape != expected[name].shape]
+    matched = len(expected) - len(missing) - len(misshapen)
+    in_pelk = tuple(prefix for prefix, _ in _pelk_modules(model))
+    misshapen.sort(key=lambda name: not name.startswith(in_pelk))  # those of PeLK first
+    pelk_misshapen = misshapen and misshapen[0].startswith(in_pelk)
+    needed = len(expected) if strict else MIN_MATCHED * len(expected)
+    if matched >= needed and not unexpected and not pelk_misshapen:
+        return
+    faults = []
+    if misshapen:
+        name = misshapen[0]
+        faults.append(
+            f'{len(misshapen)} have another shape '
+            f'({name} is {tuple(shapes[name].shape)}, the model needs {tuple(expected[name].shape)})'
+        )
+    for kind, names in (('missing', missing), ('unexpected', unexpected)):
+        if names:
+            faults.append(f'{len(names)} are {kind} ({names[0]})')
+    raise InputError(f'checkpoint {path} is of another model: of {len(expected)} tensors, {matched} fit, ' + ', '.join(faults))

@@ -1,0 +1,92 @@
+"""Safe checkpoint reading and atomic file writing for all of mmengine in this process."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import torch
+from filelock import FileLock
+from mmengine import fileio
+from mmengine.fileio import LocalBackend, register_backend
+from mmengine.runner.checkpoint import CheckpointLoader
+
+from mmpelk.utils.errors import InputError, first_line
+
+from .reading import load_safely, read_checkpoint
+from .writing import write_atomically
+
+# OpenMMLab and torch put the first digits of a file's SHA-256 in front of the suffix: name-cad485de.pth.
+HASH = re.compile(r'-([a-f0-9]{8,64})\.')
+
+
+def install_safe_io() -> None:
+    """Make mmengine read checkpoints safely and write files atomically, for the rest of this process.
+
+    The tools call this first. Any script that uses mmengine can do the same::
+
+        from mmpelk.checkpoints import install_safe_io
+        install_safe_io()
+
+    Afterwards ``load_from``, ``resume``, and ``init_cfg`` never run code from a checkpoint, wherever it lies: local files, URLs, and
+    object stores are read with ``weights_only=True``. The schemes that lead to mmengine's own unsafe reading (``torchvision://``,
+    ``open-mmlab://``, and so on) are refused. Files that mmengine writes locally appear only once they are complete.
+    """
+    for prefixes, loader in (
+        ('', load_from_local),
+        (('http://', 'https://'), load_from_http),
+        ((r'(\S+\:)?s3://', r'(\S+\:)?petrel://'), load_from_store),
+        (('pavi://', 'modelzoo://', 'torchvision://', 'open-mmlab://', 'openmmlab://', 'mmcls://'), refuse),
+    ):
+        CheckpointLoader.register_scheme(prefixes=prefixes, loader=loader, force=True)
+    register_backend('local', AtomicLocalBackend, prefixes='', force=True)
+
+
+def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:
+    """Read a local file."""
+    return read_checkpoint(filename, map_location)
+
+
+def load_from_http(filename: str, map_location: Any = None, model_dir: str | None = None) -> dict[str, Any]:
+    """Read a URL, which is downloaded once per machine into torch's cache or ``model_dir``.
+
+    Raises:
+        InputError: If it cannot be downloaded, or its content does not have the hash that the URL names.
+    """
+    folder = Path(model_dir or Path(torch.hub.get_dir(), 'checkpoints'))
+    path = folder / Path(urlparse(filename).path).name
+    folder.mkdir(parents=True, exist_ok=True)
+    # The processes of a machine wait for the first one. A second machine downloads for itself, unless it shares the folder.
+    with FileLock(f'{path}.lock'):
+        if not path.exists():
+            hash_prefix = HASH.search(path.name)
+            try:
+                torch.hub.download_url_to_file(filename, str(path), hash_prefix and hash_prefix[1], progress=False)
+            except (OSError, RuntimeError) as error:  # torch raises RuntimeError for a wrong hash
+                raise InputError(f'checkpoint {filename} cannot be downloaded: {first_line(error)}') from error
+    return read_checkpoint(path, map_location)
+
+
+def load_from_store(filename: str, map_location: Any = None) -> dict[str, Any]:
+    """Read a file from an object store that mmengine's file backends reach."""
+    return load_safely(io.BytesIO(fileio.get(filename)), filename, map_location)
+
+
+def refuse(filename: str, map_location: Any = None) -> dict[str, Any]:
+    """Refuse a scheme that leads to mmengine's own unsafe reading."""
+    raise InputError(f'checkpoint {filename} cannot be loaded safely by this scheme; download the file and give its path')
+
+
+class AtomicLocalBackend(LocalBackend):
+    """mmengine's access to local files, through which it saves checkpoints. Files appear only once they are complete."""
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        """Write bytes."""
+        write_atomically(obj, filepath)
+
+    def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
+        """Write text."""
+        write_atomically(obj.encode(encoding), filepath)

@@ -1,0 +1,46 @@
+"""Writing files so that a kill at any moment leaves the previous one intact."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+UNFINISHED = '.unfinished'
+
+
+def write_atomically(content: bytes, path: str | Path) -> None:
+    """Write a file that appears only once it is complete; until then, an earlier one of its name stays."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, unfinished = tempfile.mkstemp(prefix=f'.{path.name}-', suffix=UNFINISHED, dir=path.parent)
+    try:
+        with open(descriptor, 'wb') as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        mode = path.stat().st_mode if path.exists() else 0o666 & ~_umask()
+        os.chmod(unfinished, mode)
+        os.replace(unfinished, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(unfinished)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_checkpoint(checkpoint: dict[str, Any], path: str | Path) -> None:
+    """Save a checkpoint with ``torch.save``, atomically."""
+    buffer = io.BytesIO()
+    torch.save(checkpoint, buffer)
+    write_atomically(buffer.getvalue(), path)

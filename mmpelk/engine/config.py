@@ -1,0 +1,93 @@
+"""Configs: from a file and a command line to what runs on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from pathlib import Path
+
+from mmengine.config import Config, ConfigDict
+from mmengine.device import get_device
+from mmengine.logging import print_log
+
+from mmpelk.utils.errors import InputError, first_line
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read the config of a parsed command line and apply the shared options to it.
+
+    Raises:
+        InputError: If the file is missing or is not a config, or an option does not apply to it.
+    """
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg = read_config(args.config, args.cfg_options)
+    cfg.launcher = args.launcher
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
+    _adapt_to_machine(cfg)
+    hook = cfg.get('default_hooks', {}).get('checkpoint') or {}
+    if hook.get('type') == 'CheckpointHook':
+        hook.type = 'AtomicCheckpointHook'
+    return cfg
+
+
+def read_config(path: str, options: dict | None = None) -> Config:
+    """Read a config file and merge ``options`` into it.
+
+    Raises:
+        InputError: If the file is missing or is not a config, or an option does not apply to it.
+    """
+    if not Path(path).is_file():
+        raise InputError(f'config {path} does not exist')
+    try:
+        cfg = Config.fromfile(path)
+    except (SyntaxError, OSError, KeyError, TypeError, AttributeError, ImportError, ValueError) as error:
+        raise InputError(f'config {path} cannot be read: {first_line(error)}') from error
+    if 'model' not in cfg:
+        raise InputError(f'config {path} has no model')
+    try:
+        cfg.merge_from_dict(options or {})
+    except (KeyError, TypeError, IndexError, AttributeError, AssertionError) as error:
+        raise InputError(f'--cfg-options do not fit {path}: {first_line(error)}') from error
+    if cfg.get('data_preprocessor'):
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)  # as mmengine's Runner does
+    return cfg
+
+
+def _adapt_to_machine(cfg: Config) -> None:
+    """On a machine without a GPU, train in float32 and without CUDA devices."""
+    if has_gpu():
+        return
+    if cfg.get('optim_wrapper', {}).get('type') == 'AmpOptimWrapper':
+        print_log('There is no GPU. The config asks for AMP, but training runs in float32.', 'current', logging.WARNING)
+        cfg.optim_wrapper.type = 'OptimWrapper'
+        for key in ('loss_scale', 'dtype', 'use_fsdp'):
+            cfg.optim_wrapper.pop(key, None)
+    if cfg.launcher == 'pytorch':
+        # mmengine would pass the number of a CUDA device to DDP.
+        cfg.model_wrapper_cfg = ConfigDict(
+            type='MMDistributedDataParallel',
+            device_ids=None,
+            broadcast_buffers=False,
+            find_unused_parameters=cfg.get('find_unused_parameters', False),
+        )
+
+
+def has_gpu() -> bool:
+    """Return whether models run on an accelerator that supports AMP and DDP devices."""
+    return get_device() not in ('cpu', 'mps')
+
+
+def enable_amp(cfg: Config) -> None:
+    """Switch mixed precision on (``--amp``).
+
+    Raises:
+        InputError: If there is no GPU, or the config has an optimizer wrapper that AMP cannot replace.
+    """
+    if not has_gpu():
+        raise InputError('--amp needs a GPU and there is none here; leave it out to train in float32')
+    wrapper = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    if wrapper not in ('OptimWrapper', 'AmpOptimWrapper'):
+        raise InputError(f'--amp replaces OptimWrapper, but the config has optim_wrapper.type={wrapper!r}')
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')

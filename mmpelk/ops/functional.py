@@ -1,0 +1,138 @@
+"""Depthwise and peripheral convolution as functions (PeLK, sections 4.1 and 4.2)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import operator  # noqa: F401  (registers torch.ops.mmpelk.depthwise_conv2d)
+from .sharing_grid import SharingGrid
+
+POS_EMBED_MODES = ('literal', 'inside')
+
+
+def depthwise_conv2d(input: Tensor, weight: Tensor, bias: Tensor | None = None, backend: str = 'auto') -> Tensor:
+    """Apply a depthwise correlation with stride 1 and zero padding that keeps the size of the map.
+
+    A kernel may be larger than the map. Taps that cannot touch the map are cropped first.
+
+    Args:
+        input: (N, C, H, W), floating point, H and W at least 1.
+        weight: (C, 1, kh, kw), both sizes odd.
+        bias: (C,).
+        backend: 'auto', or one of :func:`mmpelk.ops.available_backends`. 'auto' selects the backend with the least predicted time,
+            or on GPUs the one measured to be fastest.
+
+    Returns:
+        (N, C, H, W), in the type and memory format of the input. 'fft' and 'native' compute half types in float32.
+
+    Raises:
+        ValueError: If a shape is wrong, or the backend is unknown or cannot run on the device and type of the input.
+    """
+    _check_input(input)
+    channels = input.shape[1]
+    if weight.ndim != 4 or weight.shape[:2] != (channels, 1):
+        raise ValueError(f'weight must have shape ({channels}, 1, kh, kw) for {channels} channels, got {tuple(weight.shape)}')
+    kh, kw = weight.shape[-2:]
+    if kh % 2 == 0 or kw % 2 == 0:
+        raise ValueError(f'kernel sizes must be odd, got {kh}x{kw}')
+    _check_bias(bias, channels)
+    return torch.ops.mmpelk.depthwise_conv2d(input, weight, bias, (1,) * kh, (1,) * kw, backend)
+
+
+def peripheral_conv2d(
+    input: Tensor,
+    weight: Tensor,
+    grid: SharingGrid,
+    pos_embed: Tensor | None = None,
+    bias: Tensor | None = None,
+    backend: str = 'auto',
+    pos_embed_mode: str = 'literal',
+) -> Tensor:
+    """Apply a depthwise convolution whose k x k kernel is ``grid.expand(weight)``, with a kernel-wise positional embedding.
+
+    Y(x, y) = sum over i, j in [-r, r] of w(i, j) * (X(x + i, y + j) + h(i, j)), r = (k - 1) / 2 (Eq. 3). X is zero outside the map.
+
+    Args:
+        input: (N, C, H, W), floating point, H and W at least 1; may be smaller than the kernel.
+        weight: (C, 1, k', k').
+        grid: The sharing grid from k' to k.
+        pos_embed: The positional embedding h, (1 or C, k, k).
+        bias: (C,).
+        backend: 'auto', or one of :func:`mmpelk.ops.available_backends`.
+        pos_embed_mode: See :func:`pos_embed_term`.
+
+    Returns:
+        (N, C, H, W).
+
+    Raises:
+        ValueError: If a shape does not match the grid or the channels, or the backend or mode is unknown or cannot run.
+    """
+    _check_input(input)
+    channels = input.shape[1]
+    expected = (channels, 1, grid.weight_size, grid.weight_size)
+    if tuple(weight.shape) != expected:
+        raise ValueError(
+            f"weight must have shape {expected} for {channels} channels and the grid's k', got {tuple(weight.shape)}"
+        )
+    _check_bias(bias, channels)
+    term = None
+    if pos_embed is not None:
+        term = pos_embed_term(weight, grid, pos_embed, tuple(input.shape[-2:]), pos_embed_mode)
+    output = torch.ops.mmpelk.depthwise_conv2d(input, weight, bias, grid.cells, grid.cells, backend)
+    return output if term is None else output + term.to(output.dtype)
+
+
+def pos_embed_term(weight: Tensor, grid: SharingGrid, pos_embed: Tensor, size: tuple[int, int], mode: str = 'literal') -> Tensor:
+    """Return the part of Eq. 3 that depends on h and not on X.
+
+    Args:
+        weight: (C, 1, k', k').
+        grid: The sharing grid from k' to k.
+        pos_embed: The positional embedding h, (1 or C, k, k).
+        size: (H, W) of the map.
+        mode: 'literal' counts h at every tap. The term is then sum(w * h), a constant per channel, on any map. 'inside' counts h
+            only at taps inside the map. The term then varies near the borders and depends on the size of the map.
+
+    Returns:
+        (C, 1, 1) for 'literal', (C, H, W) for 'inside'.
+
+    Raises:
+        ValueError: If h has a wrong shape or the mode is unknown.
+    """
+    check_pos_embed_mode(mode)
+    channels, k = weight.shape[0], grid.kernel_size
+    if pos_embed.ndim != 3 or pos_embed.shape[0] not in (1, channels) or tuple(pos_embed.shape[1:]) != (k, k):
+        raise ValueError(f'pos_embed must have shape (1 or {channels}, {k}, {k}), got {tuple(pos_embed.shape)}')
+    if mode == 'literal':
+        return (weight[:, 0] * grid.cell_sums(pos_embed)).sum((-2, -1), keepdim=True)
+    product = grid.expand(weight)[:, 0] * pos_embed
+    rows, columns = (_taps_inside(length, product) for length in size)
+    return rows @ product @ columns.T
+
+
+def check_pos_embed_mode(mode: str) -> None:
+    """Raise ValueError unless ``mode`` is 'literal' or 'inside'."""
+    if mode not in POS_EMBED_MODES:
+        raise ValueError(f'pos_embed_mode must be one of {POS_EMBED_MODES}, got {mode!r}')
+
+
+def _check_input(input: Tensor) -> None:
+    """Raise ValueError unless ``input`` is a floating-point (N, C, H, W) tensor with non-empty maps."""
+    if input.ndim != 4 or 0 in input.shape[1:]:
+        raise ValueError(f'input must have shape (N, C, H, W) with C, H, W at least 1, got {tuple(input.shape)}')
+    if not torch.is_floating_point(input):
+        raise ValueError(f'input must be floating point, got {input.dtype}')
+
+
+def _check_bias(bias: Tensor | None, channels: int) -> None:
+    """Raise ValueError unless ``bias`` is None or has shape (channels,)."""
+    if bias is not None and tuple(bias.shape) != (channels,):
+        raise ValueError(f'bias must have shape ({channels},), got {tuple(bias.shape)}')
+
+
+def _taps_inside(length: int, product: Tensor) -> Tensor:
+    """(length, k): 1 where a tap lies inside the map, for each position and offset along one axis."""
+    k = product.shape[-1]
+    target = torch.arange(length)[:, None] + torch.arange(k) - k // 2
+    return ((target >= 0) & (target < length)).to(product)

@@ -1,0 +1,1 @@
+"""Errors for invalid input, and shims for other libraries."""
