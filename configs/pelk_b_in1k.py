@@ -1,4 +1,9 @@
 # PeLK-B, ImageNet-1K at 224 px, 300 epochs: 84.2 top-1 in the paper (Table 4).
-_base_ = 'pelk_s_in1k.py'
-model = dict(backbone=dict(arch='base', drop_path_rate=0.5), head=dict(in_channels=1331))
+_base_ = [
+    '_base_/models/pelk_b_cls.py',
+    '_base_/datasets/imagenet_224.py',
+    '_base_/schedules/in1k_300e.py',
+    '_base_/hooks/sparsity_s_b.py',
+    '_base_/mmpretrain_runtime.py',
+]
 train_dataloader = dict(batch_size=64)

@@ -1,8 +1,8 @@
-# 120 epochs instead of 300, as the paper's ablations.
-_base_ = 'pelk_s_in1k.py'
-max_epochs = 120
-train_cfg = dict(max_epochs=max_epochs)
-param_scheduler = [
-    dict(type='LinearLR', start_factor=1e-3, by_epoch=True, begin=0, end=20, convert_to_iter_based=True),
-    dict(type='CosineAnnealingLR', eta_min=1e-6, by_epoch=True, begin=20, end=max_epochs, convert_to_iter_based=True),
+# PeLK-S, ImageNet-1K at 224 px, with the 120 epochs of the paper's ablations instead of 300.
+_base_ = [
+    '_base_/models/pelk_s_cls.py',
+    '_base_/datasets/imagenet_224.py',
+    '_base_/schedules/in1k_120e.py',
+    '_base_/hooks/sparsity_s_b.py',
+    '_base_/mmpretrain_runtime.py',
 ]

@@ -3,5 +3,6 @@ _base_ = [
     '_base_/models/pelk_cls.py',
     '_base_/datasets/imagenet_224.py',
     '_base_/schedules/in1k_300e.py',
+    '_base_/hooks/sparsity_t.py',
     '_base_/mmpretrain_runtime.py',
 ]

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 if not torch.cuda.is_available():
     # For tests/ops/test_triton.py: Triton's functions look at it when they are imported, and torch may import Triton at any time.
@@ -23,6 +24,11 @@ if not torch.cuda.is_available():
 from mmpelk.utils.torchvision_compat import declare_missing_operators
 
 declare_missing_operators()  # as the tools do
+
+# On failure, hypothesis prints a line that reproduces the example. In CI the examples are the same in every run.
+settings.register_profile('default', deadline=None, print_blob=True)
+settings.register_profile('ci', deadline=None, print_blob=True, derandomize=True)
+settings.load_profile('ci' if os.environ.get('CI') else 'default')
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / 'configs'

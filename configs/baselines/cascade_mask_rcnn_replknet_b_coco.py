@@ -11,7 +11,7 @@ model = dict(
     ),
     neck=dict(in_channels=[128, 256, 512, 1024]),
 )
-# The layer-decay constructor knows no RepLKNet.
+# The layer-decay constructor does not support RepLKNet.
 optim_wrapper = dict(
     constructor='DefaultOptimWrapperConstructor',
     paramwise_cfg=dict(_delete_=True, norm_decay_mult=0.0, bias_decay_mult=0.0),

@@ -12,7 +12,7 @@ model = dict(
     ),
     neck=dict(in_channels=[96, 192, 384, 768]),
 )
-# The layer-decay constructor knows no Swin.
+# The layer-decay constructor does not support Swin.
 optim_wrapper = dict(
     constructor='DefaultOptimWrapperConstructor',
     paramwise_cfg=dict(

@@ -1,7 +1,12 @@
 # ConvNeXt-T, ImageNet-1K at 224 px: 82.1 top-1 in the paper (Table 4).
-_base_ = '../pelk_t_in1k.py'
+_base_ = [
+    '../_base_/models/pelk_cls.py',
+    '../_base_/datasets/imagenet_224.py',
+    '../_base_/schedules/in1k_300e.py',
+    '../_base_/hooks/ema.py',
+    '../_base_/mmpretrain_runtime.py',
+]
 model = dict(
     backbone=dict(_delete_=True, type='ConvNeXt', arch='tiny', drop_path_rate=0.1),
     head=dict(in_channels=768),
 )
-custom_hooks = [dict(type='EMAHook', momentum=1e-4, priority='ABOVE_NORMAL')]

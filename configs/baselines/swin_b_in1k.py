@@ -1,8 +1,14 @@
 # Swin-B, ImageNet-1K at 224 px: 83.5 top-1 in the paper (Table 4).
-_base_ = '../pelk_b_in1k.py'
+_base_ = [
+    '../_base_/models/pelk_b_cls.py',
+    '../_base_/datasets/imagenet_224.py',
+    '../_base_/schedules/in1k_300e.py',
+    '../_base_/hooks/ema.py',
+    '../_base_/mmpretrain_runtime.py',
+]
 model = dict(
     backbone=dict(_delete_=True, type='SwinTransformer', arch='base', img_size=224, drop_path_rate=0.3),
     neck=dict(type='GlobalAveragePooling'),
     head=dict(in_channels=1024),
 )
-custom_hooks = [dict(type='EMAHook', momentum=1e-4, priority='ABOVE_NORMAL')]
+train_dataloader = dict(batch_size=64)

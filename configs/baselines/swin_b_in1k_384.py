@@ -1,5 +1,11 @@
 # Swin-B, ImageNet-1K at 384 px with windows of 12: 84.5 top-1 in the paper (Table 4).
-_base_ = '../pelk_b_in1k_384.py'
+_base_ = [
+    '../_base_/models/pelk_b_cls.py',
+    '../_base_/datasets/imagenet_384.py',
+    '../_base_/schedules/in1k_300e.py',
+    '../_base_/hooks/ema.py',
+    '../_base_/mmpretrain_runtime.py',
+]
 model = dict(
     backbone=dict(
         _delete_=True,
@@ -12,4 +18,3 @@ model = dict(
     neck=dict(type='GlobalAveragePooling'),
     head=dict(in_channels=1024),
 )
-custom_hooks = [dict(type='EMAHook', momentum=1e-4, priority='ABOVE_NORMAL')]

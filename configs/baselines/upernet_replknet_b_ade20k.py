@@ -13,7 +13,7 @@ model = dict(
     decode_head=dict(in_channels=channels),
     auxiliary_head=dict(in_channels=channels[2]),
 )
-# The layer-decay constructor knows no RepLKNet.
+# The layer-decay constructor does not support RepLKNet.
 optim_wrapper = dict(
     constructor='DefaultOptimWrapperConstructor',
     paramwise_cfg=dict(_delete_=True, norm_decay_mult=0.0, bias_decay_mult=0.0),

@@ -1,3 +1,3 @@
 # SLaK-B, UperNet, ADE20K: 50.2 mIoU in the paper (Table 2).
-_base_ = '../upernet_pelk_b_ade20k.py'
-model = dict(backbone=dict(kernel_form='stripe', conv_ratio=1.0, pos_embed=None))
+_base_ = ['../upernet_pelk_b_ade20k.py', '../_base_/kernel_forms.py']
+model = dict(backbone=_base_.stripe_kernels)

@@ -14,7 +14,7 @@ model = dict(
     decode_head=dict(in_channels=channels),
     auxiliary_head=dict(in_channels=channels[2]),
 )
-# The layer-decay constructor knows no Swin.
+# The layer-decay constructor does not support Swin.
 optim_wrapper = dict(
     constructor='DefaultOptimWrapperConstructor',
     paramwise_cfg=dict(

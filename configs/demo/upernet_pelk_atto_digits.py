@@ -4,6 +4,7 @@ _base_ = [
     '../_base_/datasets/digit_scenes_seg.py',
     '../_base_/mmseg_runtime.py',
 ]
+custom_imports = dict(imports=['mmpelk', 'mmpelk.datasets.digit_scenes_dataset'])
 channels = [52, 104, 208, 416]
 norm_cfg = dict(type='BN', requires_grad=True)
 # mmseg starts its classifiers at std 0.01, from where so few iterations would not leave the backgrounds.

@@ -68,7 +68,7 @@ def complexity(cfg: Config, size: tuple[int, int], density: float = 1.0) -> Comp
     params = sum(p.numel() for p in model.parameters())
     pruned = sum(p.numel() for p in sparse.parameters() if p.ndim in (2, 4)) if density < 1 else 0
     small = _take_small_kernels(model.backbone)
-    network = _Network(model, _run_detector if scope == 'mmdet' else nn.Module.__call__)
+    network = _Network(model, run_detector if scope == 'mmdet' else nn.Module.__call__)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(torch.empty(1, 3, *size, device='meta'))
     counts = {name: sum(flops.values()) // 2 for name, flops in counter.get_flop_counts().items()}
@@ -112,7 +112,7 @@ def _positional_embeddings(backbone: nn.Module) -> int:
     return sum(block.token_mixer.conv_channels * stage.pos_embed[0].numel() for stage in stages for block in stage)
 
 
-def _run_detector(model: nn.Module, image: Tensor) -> None:
+def run_detector(model: nn.Module, image: Tensor) -> None:
     """A detector's network without the selection of boxes, which depends on their values: heads see a fixed number of regions."""
     features = model.extract_feat(image)
     model.rpn_head(features)

@@ -3,7 +3,7 @@
 dataset_type = 'ADE20KDataset'
 data_root = 'data/ade/ADEChallengeData2016'
 num_classes = 150
-# Pillow refuses a truncated file; OpenCV fills in grey.
+# Pillow refuses a truncated file; OpenCV fills the missing part with gray.
 load_image = dict(type='LoadImageFromFile', imdecode_backend='pillow')
 crop_size = (512, 512)
 train_pipeline = [

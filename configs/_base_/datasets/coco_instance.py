@@ -2,7 +2,7 @@
 # or set the data_root of the three dataloaders and the ann_file of the evaluators with --cfg-options.
 dataset_type = 'CocoDataset'
 data_root = 'data/coco/'
-# Pillow refuses a truncated file; OpenCV fills in grey.
+# Pillow refuses a truncated file; OpenCV fills the missing part with gray.
 load_image = dict(type='LoadImageFromFile', imdecode_backend='pillow')
 resize_to_one_of = dict(type='RandomChoiceResize', scales=[(short, 1333) for short in range(480, 801, 32)], keep_ratio=True)
 train_pipeline = [

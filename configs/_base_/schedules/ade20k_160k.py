@@ -6,13 +6,13 @@ optim_wrapper = dict(
     constructor='LearningRateDecayOptimizerConstructor',
     paramwise_cfg=dict(decay_rate=0.9, decay_type='stage_wise', num_layers=6),
 )
-param_scheduler = [
-    dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=1500),
-    dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=1500, end=160000),
-]
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=160000, val_interval=16000)
+warm_up = dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=1500)
+poly = dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=1500)
+max_iters = 160000
+param_scheduler = [warm_up, dict(poly, end=max_iters)]
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=16000)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 auto_scale_lr = dict(enable=False, base_batch_size=16)
-# Zeros of a sparse checkpoint stay zero; without one this changes nothing.
+# The zeros of a sparse checkpoint stay zero. Without such a checkpoint this hook changes nothing.
 custom_hooks = [dict(type='FixedSparsityHook')]

@@ -14,5 +14,5 @@ train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=36, val_interval=1)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 auto_scale_lr = dict(enable=False, base_batch_size=16)
-# Zeros of a sparse checkpoint stay zero; without one this changes nothing.
+# The zeros of a sparse checkpoint stay zero. Without such a checkpoint this hook changes nothing.
 custom_hooks = [dict(type='FixedSparsityHook')]

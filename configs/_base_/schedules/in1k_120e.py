@@ -1,0 +1,5 @@
+# The schedule of the paper's ablations.
+_base_ = 'in1k_adamw.py'
+max_epochs = 120
+param_scheduler = [_base_.warm_up, dict(_base_.cosine, end=max_epochs)]
+train_cfg = dict(by_epoch=True, max_epochs=max_epochs, val_interval=1)

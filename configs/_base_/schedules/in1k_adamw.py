@@ -1,0 +1,13 @@
+# The paper's optimizer for ImageNet: AdamW at a batch of 4096.
+# tools/train.py accumulates gradients over as many iterations as this batch needs with the GPUs and the batch_size at hand.
+total_batch_size = 4096
+optim_wrapper = dict(
+    type='AmpOptimWrapper',
+    loss_scale='dynamic',
+    optimizer=dict(type='AdamW', lr=4e-3, betas=(0.9, 0.999), weight_decay=0.05),
+    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0, flat_decay_mult=0.0),
+)
+warm_up = dict(type='LinearLR', start_factor=1e-3, by_epoch=True, begin=0, end=20, convert_to_iter_based=True)
+cosine = dict(type='CosineAnnealingLR', eta_min=1e-6, by_epoch=True, begin=20, convert_to_iter_based=True)
+val_cfg = dict()
+test_cfg = dict()
