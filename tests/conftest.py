@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import signal
 import subprocess
 import sys
 from contextlib import suppress
@@ -16,7 +17,7 @@ import torch
 from hypothesis import settings
 
 if not torch.cuda.is_available():
-    # For tests/ops/test_triton.py: Triton's functions look at it when they are imported, and torch may import Triton at any time.
+    # For tests/ops/backends/test_triton.py. Triton reads the variable when it is imported, and torch may import Triton at any time.
     with pytest.MonkeyPatch.context() as patch, suppress(ImportError):
         patch.setenv('TRITON_INTERPRET', '1')
         import triton  # noqa: F401
@@ -61,7 +62,7 @@ def coco(tmp_path_factory):
     home = tmp_path_factory.mktemp('coco')
     (home / 'data/coco/annotations').mkdir(parents=True)
     ids = [i for i in range(1, 91) if i not in COCO_ID_GAPS]
-    categories = [dict(id=i, name=name) for i, name in zip(ids, CocoDataset.METAINFO['classes'])]
+    categories = [dict(id=i, name=name) for i, name in zip(ids, CocoDataset.METAINFO['classes'], strict=True)]
     for split, count in (('train2017', 3), ('val2017', 2)):
         (home / 'data/coco' / split).mkdir()
         images, annotations = [], []
@@ -148,3 +149,44 @@ def fail_tool(monkeypatch, capfd):
         return last
 
     return run
+
+
+# Kills itself when the n-th file has been written but has not replaced the previous one.
+KILLED = """
+import os, runpy, signal, sys
+from mmpelk.checkpoints import writing
+
+sync, calls = os.fsync, []
+def fsync(file):
+    sync(file)
+    calls.append(file)
+    if len(calls) == {count}:
+        os.kill(os.getpid(), signal.SIGKILL)
+writing.os.fsync = fsync
+sys.argv = ['train.py', {config!r}, '--work-dir', {work_dir!r}]
+runpy.run_path({tool!r}, run_name='__main__')
+"""
+
+
+def train_until_killed(config: str, work_dir: Path, count: int, cwd: Path) -> None:
+    """Train with a config until the process kills itself while it writes the ``count``-th file."""
+    script = KILLED.format(count=count, config=config, work_dir=str(work_dir), tool=str(TOOLS / 'train.py'))
+    result = subprocess.run([sys.executable, '-c', script], cwd=cwd, env=tool_env(), capture_output=True, text=True)
+    assert result.returncode == -signal.SIGKILL, result.stderr[-3000:]
+
+
+@pytest.fixture
+def safe_io():
+    """mmengine reads checkpoints safely and writes atomically during the test."""
+    from mmengine.fileio.backends.registry_utils import backends, prefix_to_backends
+    from mmengine.runner.checkpoint import CheckpointLoader
+
+    from mmpelk.checkpoints import install_safe_io
+
+    tables = CheckpointLoader._schemes, backends, prefix_to_backends
+    before = [dict(table) for table in tables]
+    install_safe_io()
+    yield
+    for table, items in zip(tables, before, strict=True):
+        table.clear()
+        table.update(items)

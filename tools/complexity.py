@@ -164,7 +164,7 @@ def draw_breakdown(parts: dict[str, int], path: Path) -> None:
 def draw_parameters(path: Path) -> None:
     """Fig. 6: parameters of ConvNeXt-T with every kernel replaced."""
     arch = PeLK.arch_settings['tiny']
-    blocks = [(depth, width) for depth, width in zip(arch['depths'], arch['channels'])]
+    blocks = [(depth, width) for depth, width in zip(arch['depths'], arch['channels'], strict=True)]
     convnext = complexity(read_config(str(CONFIGS / 'baselines/convnext_t_in1k.py')), (224, 224)).params
     others = convnext - sum(depth * width * 7**2 for depth, width in blocks)
 

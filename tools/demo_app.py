@@ -78,7 +78,7 @@ class Page:
         picture = cv2.addWeighted(background, 0.35, field, 0.65, 0)
         cv2.drawMarker(picture, (int(at[1] * width), int(at[0] * height)), (255, 60, 60), cv2.MARKER_CROSS, 24, 2)
         half = area_ratios(contribution, (0.5,), at)[0.5]
-        column, row = (int(share * length) for share, length in zip(at[::-1], image.shape[1::-1]))
+        column, row = (int(share * length) for share, length in zip(at[::-1], image.shape[1::-1], strict=True))
         return (
             picture,
             f'Half of what counts at ({column}, {row}) lies in a square around it as large as {half:.1%} of the image.',

@@ -56,7 +56,7 @@ def main() -> None:
     check_data(cfg, ('test',))
     grids = model.backbone.grids
     half_grids = dict(sharing_grids=[grid.half for grid in grids])
-    outward = dict(sharing_grids=[grid.extended(k).half for grid, k in zip(grids, args.to)])
+    outward = dict(sharing_grids=[grid.extended(k).half for grid, k in zip(grids, args.to, strict=True)])
     default = dict(kernel_sizes=args.to, center_size=args.center_size)
     torch.manual_seed(0)
     variants = {

@@ -21,11 +21,11 @@ def main() -> None:
     if len(args.kernels) != len(args.centers):
         raise InputError(f'--kernels and --centers must be as many, got {len(args.kernels)} and {len(args.centers)}')
     try:
-        grids = [SharingGrid.peripheral(kernel, center) for kernel, center in zip(args.kernels, args.centers)]
+        grids = [SharingGrid.peripheral(kernel, center) for kernel, center in zip(args.kernels, args.centers, strict=True)]
     except ValueError as error:
         raise InputError(str(error)) from error
     figure, axes = plt.subplots(1, len(grids), figsize=(4.2 * len(grids), 4.6), layout='constrained', squeeze=False)
-    for ax, grid in zip(axes[0], grids):
+    for ax, grid in zip(axes[0], grids, strict=True):
         edges = np.array(grid.edges) - grid.kernel_size / 2
         ax.pcolormesh(
             edges, edges, np.log2(grid.areas().numpy()), cmap='YlGnBu_r', edgecolors='white', linewidth=0.6, vmin=0, vmax=8

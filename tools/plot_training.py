@@ -35,14 +35,14 @@ def main() -> None:
     steps = sorted(training)
     for name in sorted({key for record in training.values() for key in record if 'loss' in key}):
         points = [(step, training[step][name]) for step in steps if name in training[step]]
-        loss_axes.plot(*zip(*points), label=name, linewidth=2 if name == 'loss' else 1)
+        loss_axes.plot(*zip(*points, strict=True), label=name, linewidth=2 if name == 'loss' else 1)
     loss_axes.set(xlabel='iteration', ylabel='loss', ylim=(0, None), title='training')
     loss_axes.legend()
     metrics = ('mIoU', 'mAcc', 'aAcc', 'coco/bbox_mAP', 'coco/segm_mAP', 'accuracy/top1', 'accuracy/top5')
     for name in metrics:
         points = [(step, record[name]) for step, record in sorted(validation.items()) if name in record]
         if points:
-            metric_axes.plot(*zip(*points), marker='o', label=f'{name}: {points[-1][1]:.4g} at the end')
+            metric_axes.plot(*zip(*points, strict=True), marker='o', label=f'{name}: {points[-1][1]:.4g} at the end')
     metric_axes.set(xlabel='iteration', title='validation')
     if metric_axes.lines:
         metric_axes.legend()

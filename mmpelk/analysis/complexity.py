@@ -122,7 +122,7 @@ def run_detector(model: nn.Module, image: Tensor) -> None:
         height, width = extractor.roi_layers[0].output_size
         return image.new_empty(count, extractor.out_channels, height, width)
 
-    for extractor, head in zip(heads.bbox_roi_extractor, heads.bbox_head):
+    for extractor, head in zip(heads.bbox_roi_extractor, heads.bbox_head, strict=True):
         head(regions(NUM_BOXES, extractor))
-    for extractor, head in zip(heads.mask_roi_extractor, heads.mask_head):
+    for extractor, head in zip(heads.mask_roi_extractor, heads.mask_head, strict=True):
         head(regions(NUM_MASKS, extractor))

@@ -40,7 +40,7 @@ def contribution_map(
     for image in images:
         image = image.clone().requires_grad_(True)
         features = backbone(image)[-1]
-        row, column = (int(share * length) for share, length in zip(at, features.shape[2:]))
+        row, column = (int(share * length) for share, length in zip(at, features.shape[2:], strict=True))
         (gradient,) = torch.autograd.grad(features[:, :, row, column].relu().sum(), image)
         contribution = gradient.relu().sum((0, 1)).double().cpu().numpy()
         total = contribution if total is None else total + contribution

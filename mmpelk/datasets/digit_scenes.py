@@ -84,7 +84,7 @@ def make_digit_scenes(
 
 def _write(root: Path, counts: dict[str, int], size: int, seed: int) -> None:
     photos = load_photos()
-    for split, digits in zip(SPLITS, split_digits(seed)):
+    for split, digits in zip(SPLITS, split_digits(seed), strict=True):
         rng = np.random.default_rng([seed, SPLITS.index(split)])
         for kind in ('images', 'annotations'):
             (root / kind / split).mkdir(parents=True)

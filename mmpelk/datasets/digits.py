@@ -40,7 +40,7 @@ def make_digits(root: str | Path, size: int = 64, copies: int = 2, seed: int = 0
 
     def write(folder: Path) -> None:
         photos = load_photos()
-        for split, (images, labels), repeats in zip(SPLITS, split_digits(seed), (copies, 1)):
+        for split, (images, labels), repeats in zip(SPLITS, split_digits(seed), (copies, 1), strict=True):
             rng = np.random.default_rng([seed, size, SPLITS.index(split)])
             for label in range(10):
                 (folder / split / str(label)).mkdir(parents=True)

@@ -52,7 +52,7 @@ class Exportable(nn.Module):
         if part == 'neck' and getattr(model, 'neck', None) is None:
             raise InputError(f"{type(model).__name__} has no neck; take part 'backbone'")
         self.model, self.part = model, part
-        for name, value in zip(('mean', 'std'), normalization(model)):
+        for name, value in zip(('mean', 'std'), normalization(model), strict=True):
             self.register_buffer(name, value.clone())
         # mmpretrain's preprocessor has the first name, mmengine's the second, mmseg 1.2's the third; without it the model sees BGR.
         flags = [

@@ -57,5 +57,5 @@ def fold(model: nn.Module, keep_grid: bool = False, size: int = 128) -> float:
 
 def relative_difference(outputs: Sequence[Tensor], references: Sequence[Tensor]) -> float:
     """The largest difference of an output relative to its reference's largest value; NaN if one of them is."""
-    pairs = zip(outputs, references)
+    pairs = zip(outputs, references, strict=True)
     return torch.stack([(output - reference).abs().max() / reference.abs().max() for output, reference in pairs]).max().item()

@@ -52,7 +52,7 @@ def snip_counts(scores: Mapping[str, Tensor], density: float) -> dict[str, int]:
         is_kept = torch.zeros(len(everything), dtype=torch.bool, device=everything.device)
         is_kept[kept] = True
         parts = is_kept.split([scores[name].numel() for name in names])
-        return {name: float(part.sum()) for name, part in zip(names, parts)}
+        return {name: float(part.sum()) for name, part in zip(names, parts, strict=True)}
 
     return _settle({name: score.shape for name, score in scores.items()}, density, share)
 

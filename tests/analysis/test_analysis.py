@@ -4,6 +4,7 @@ import json
 import re
 import time
 from functools import partial
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -90,8 +91,8 @@ def test_counting_by_hand():
     )
     count = complexity(cfg, (64, 64), density=0.5)
     positions = [256, 64, 16, 4]
-    large = sum(6 * depth * n * k * k for depth, n, k in zip((2, 1, 1, 1), positions, (51, 49, 47, 13)))
-    mlp = sum(depth * n * 2 * 16 * 64 for depth, n in zip((2, 1, 1, 1), positions))
+    large = sum(6 * depth * n * k * k for depth, n, k in zip((2, 1, 1, 1), positions, (51, 49, 47, 13), strict=True))
+    mlp = sum(depth * n * 2 * 16 * 64 for depth, n in zip((2, 1, 1, 1), positions, strict=True))
     stem = 256 * 16 * 3 * 16 + sum(n * 16 * 16 * 4 for n in positions[1:])
     assert count.parts['large kernels'] == large and count.parts['MLP'] == mlp and count.parts['stem and downsampling'] == stem
     assert count.macs == large + mlp + stem + 16 * 10 and count.kept_macs == count.macs / 2
@@ -116,7 +117,7 @@ def test_receptive_field_of_a_known_kernel(size):
     assert (np.ptp(rows), np.ptp(columns)) == (size - 1, size - 1) and rows.min() == 32 - size // 2
     ratios = area_ratios(contribution)
     assert ratios[0.99] == pytest.approx((size / 64) ** 2)
-    assert all(a <= b for a, b in zip(ratios.values(), list(ratios.values())[1:]))
+    assert all(a <= b for a, b in pairwise(ratios.values()))
     inner = next(r for r in range(64) if (2 * r + 1) ** 2 > 0.2 * size**2)
     assert ratios[0.2] == pytest.approx(((2 * inner + 1) / 64) ** 2)
     picture = heat_map(contribution, 64)

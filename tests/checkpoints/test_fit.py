@@ -1,73 +1,19 @@
-import os
-
 import pytest
 import torch
-from mmengine.logging import HistoryBuffer
-from mmengine.runner import load_checkpoint
+from conftest import CONFIGS
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from mmpelk.checkpoints import check_fit, model_weights, read_checkpoint
+import mmpelk.models.state_dict as state_dict
+from mmpelk.checkpoints import check_fit
+from mmpelk.models import PeLK
 from mmpelk.utils.errors import InputError
 
-
-class RunsCode:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
+ARCH = dict(depths=(1, 1, 1, 1), channels=(16, 16, 16, 16))
 
 
-class TakesAnAttribute:
-    def __reduce__(self):
-        return getattr, (HistoryBuffer, '__init__')
-
-
-def test_reads_what_mmengine_saves(tmp_path):
-    history = HistoryBuffer([1.0, 3.0], [1, 1])
-    torch.save(dict(state_dict={'a': torch.ones(2)}, message_hub=dict(log_scalars=dict(loss=history))), tmp_path / 'a.pth')
-    checkpoint = read_checkpoint(tmp_path / 'a.pth')
-    assert checkpoint['message_hub']['log_scalars']['loss'].mean() == 2.0
-    assert torch.equal(model_weights(checkpoint)['a'], torch.ones(2))
-
-
-def test_hostile_pickles_are_refused(tmp_path):
-    for name, payload in (('call', RunsCode(tmp_path / 'made')), ('getattr', TakesAnAttribute())):
-        path = tmp_path / f'{name}.pth'
-        torch.save(dict(state_dict={}, extra=payload), path)
-        with pytest.raises(InputError, match=f'{name}.pth cannot be loaded safely: .*(Unsupported|unsupported)'):
-            read_checkpoint(path)
-        with pytest.raises(InputError, match='cannot be loaded safely'):
-            load_checkpoint(nn.Linear(1, 1), str(path))  # mmengine's own entry
-    assert not (tmp_path / 'made').exists()
-
-
-@pytest.mark.parametrize('content', [b'', b'not a checkpoint', 'half'])
-def test_broken_files_are_refused(tmp_path, content):
-    path = tmp_path / 'broken.pth'
-    if content == 'half':
-        torch.save({'a': torch.zeros(1000)}, path)
-        content = path.read_bytes()[:2000]
-    path.write_bytes(content)
-    with pytest.raises(InputError, match='broken.pth'):
-        read_checkpoint(path)
-
-
-def test_missing_file_and_wrong_type(tmp_path):
-    with pytest.raises(InputError, match='checkpoint .*none.pth does not exist'):
-        read_checkpoint(tmp_path / 'none.pth')
-    torch.save([1, 2], tmp_path / 'list.pth')
-    with pytest.raises(InputError, match='holds a list; expected a dict'):
-        read_checkpoint(tmp_path / 'list.pth')
-
-
-def test_model_weights_strips_prefixes():
-    weights = {'module.backbone.a': torch.zeros(1), 'backbone.b': torch.zeros(1), 'head.c': torch.zeros(1)}
-    assert set(model_weights({'state_dict': weights}, 'backbone.')) == {'a', 'b'}
-    assert set(model_weights(weights)) == {'backbone.a', 'backbone.b', 'head.c'}
-
-
-def test_check_fit():
+def test_names_and_shapes():
     model = nn.Linear(2, 3)
     good = model.state_dict()
     check_fit(good, model, 'x.pth')
@@ -82,3 +28,45 @@ def test_check_fit():
             check_fit(weights, model, 'x.pth')
     with pytest.raises(InputError, match='x.pth is of another model: of 2 tensors, 0 fit'):
         check_fit({}, model, 'x.pth', strict=False)
+
+
+def test_kernels_of_other_grids_fit_and_are_resized_once(monkeypatch):
+    """The check works on shapes alone. Only loading resizes values."""
+    weights = PeLK(ARCH).state_dict()
+    larger = PeLK(ARCH, kernel_sizes=(53, 49, 47, 13))
+    resized = []
+    resize = state_dict.resize_weight
+    monkeypatch.setattr(
+        state_dict, 'resize_weight', lambda weight, *args: resized.append(weight.is_meta) or resize(weight, *args)
+    )
+    check_fit(weights, larger, 'x.pth')
+    assert resized == [True]
+    larger.load_state_dict(weights)
+    assert resized == [True, False]
+    with pytest.raises(InputError, match='was trained with other kernels .stage 1: kernels 51x51'):
+        check_fit(weights, larger, 'x.pth', resize=False)
+
+
+def test_a_kernel_that_does_not_match_its_grid():
+    weights = PeLK(ARCH).state_dict()
+    name = 'stages.0.0.token_mixer.large.weight'
+    weights[name] = weights[name][..., :11, :11]
+    with pytest.raises(InputError, match=rf'{name}: weight must have shape'):
+        check_fit(weights, PeLK(ARCH, kernel_sizes=(53, 49, 47, 13)), 'x.pth')
+    with pytest.raises(InputError, match=rf'1 have another shape .{name}'):
+        check_fit(weights, PeLK(ARCH), 'x.pth')
+    # Without its half grid a kernel is not resized: its shape must be the model's.
+    del weights['stages.0.0.token_mixer.large.half_grid']
+    with pytest.raises(InputError, match=rf'1 have another shape .{name}'):
+        check_fit(weights, PeLK(ARCH), 'x.pth', strict=False)
+
+
+def test_a_head_for_other_classes_may_differ_without_strict():
+    cfg = Config.fromfile(CONFIGS / 'demo/pelk_atto_digits_cls.py')
+    init_default_scope('mmpretrain')
+    model = MODELS.build(cfg.model)
+    weights = model.state_dict()
+    weights['head.fc.weight'], weights['head.fc.bias'] = torch.zeros(1000, 416), torch.zeros(1000)
+    check_fit(weights, model, 'x.pth', strict=False)
+    with pytest.raises(InputError, match='2 have another shape .head.fc.weight is .1000, 416., the model needs .10, 416.'):
+        check_fit(weights, model, 'x.pth')

@@ -1,6 +1,7 @@
 """Foreign checkpoints: the converted model must compute what the foreign one does."""
 
 import re
+from itertools import pairwise
 
 import pytest
 import torch
@@ -74,11 +75,11 @@ class Official(nn.Module):
     def __init__(self, mixer):
         super().__init__()
         layers = [nn.Sequential(nn.Conv2d(3, CHANNELS[0], 4, 4), ChannelsFirstNorm(CHANNELS[0], eps=1e-6))]
-        for old, new in zip(CHANNELS, CHANNELS[1:]):
+        for old, new in pairwise(CHANNELS):
             layers.append(nn.Sequential(ChannelsFirstNorm(old, eps=1e-6), nn.Conv2d(old, new, 2, 2)))
         self.downsample_layers = nn.ModuleList(layers)
         self.stages = nn.ModuleList(
-            nn.Sequential(*(Block(width, mixer) for _ in range(depth))) for depth, width in zip(DEPTHS, CHANNELS)
+            nn.Sequential(*(Block(width, mixer) for _ in range(depth))) for depth, width in zip(DEPTHS, CHANNELS, strict=True)
         )
         self.norm = nn.LayerNorm(CHANNELS[-1], eps=1e-6)
         self.head = nn.Linear(CHANNELS[-1], 5)
@@ -90,7 +91,7 @@ class Official(nn.Module):
         self.eval()
 
     def forward(self, x):
-        for downsample, stage in zip(self.downsample_layers, self.stages):
+        for downsample, stage in zip(self.downsample_layers, self.stages, strict=True):
             x = stage(downsample(x))
         return self.norm(x.mean((2, 3)))
 

@@ -19,7 +19,7 @@ def test_layout_and_labels(digit_scenes):
     for split, count in (('training', 16), ('validation', 4)):
         images, maps = sorted((root / 'images' / split).iterdir()), sorted((root / 'annotations' / split).iterdir())
         assert [path.stem for path in images] == [path.stem for path in maps] and len(images) == count
-        for image, labels in zip(images, maps):
+        for image, labels in zip(images, maps, strict=True):
             assert cv2.imread(str(image)).shape == (128, 128, 3)
             assert set(np.unique(cv2.imread(str(labels), cv2.IMREAD_UNCHANGED))) <= set(range(1, 13))
     assert len(CLASSES) == len(PALETTE) == len(set(PALETTE)) == 12

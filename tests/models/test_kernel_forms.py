@@ -38,7 +38,7 @@ def test_stripes(small_kernel):
     images = torch.randn(1, 3, 64, 40).double()
     outputs = model(images)
     model.switch_to_deploy()
-    for actual, output in zip(model(images), outputs):
+    for actual, output in zip(model(images), outputs, strict=True):
         torch.testing.assert_close(actual, output)
 
 
@@ -56,7 +56,7 @@ def test_average_before_the_norm():
     plain.load_state_dict(model.state_dict())
     plain.norm1, plain.norm3 = torch.nn.Identity(), torch.nn.Identity()
     x = torch.randn(2, 3, 64, 64)
-    for i, output, features in zip((1, 3), model(x), plain(x)):
+    for i, output, features in zip((1, 3), model(x), plain(x), strict=True):
         norm = getattr(model, f'norm{i}')
         expected = F.layer_norm(features.mean((2, 3)), norm.normalized_shape, norm.weight, norm.bias, norm.eps)
         torch.testing.assert_close(output, expected)

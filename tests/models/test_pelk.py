@@ -99,9 +99,9 @@ def test_checkpointing_changes_nothing():
     x = torch.randn(2, 3, 64, 64)
     for model in (plain, recomputed):
         sum(output.square().mean() for output in model(x)).backward()
-    for (name, a), b in zip(plain.named_parameters(), recomputed.parameters()):
+    for (name, a), b in zip(plain.named_parameters(), recomputed.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-6, msg=name)
-    for (name, a), b in zip(plain.named_buffers(), recomputed.buffers()):
+    for (name, a), b in zip(plain.named_buffers(), recomputed.buffers(), strict=True):
         assert torch.equal(a, b), name  # the statistics count each batch once
 
 
@@ -137,9 +137,9 @@ def test_deploy_keeps_the_outputs(options, deploy):
     names = list(folded.state_dict())
     folded.switch_to_deploy(keep_grid=deploy == 'grid')  # a second time changes nothing
     x = torch.randn(1, 3, 70, 40).double()
-    for actual, output in zip(folded(x), model(x)):
+    for actual, output in zip(folded(x), model(x), strict=True):
         torch.testing.assert_close(actual, output, rtol=1e-9, atol=1e-9)
-    for actual, output in zip(copy.deepcopy(folded).float()(x.float()), copy.deepcopy(model).float()(x.float())):
+    for actual, output in zip(copy.deepcopy(folded).float()(x.float()), copy.deepcopy(model).float()(x.float()), strict=True):
         assert (actual - output).abs().max() < 1e-4 * output.abs().max()
     assert list(folded.state_dict()) == names and not any('pos_embed' in name for name in names)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
@@ -203,7 +203,7 @@ def test_autocast(dtype):
     with torch.autocast('cpu', dtype=dtype):
         outputs = model(x)
     sum(output.float().square().mean() for output in outputs).backward()
-    for output, reference in zip(outputs, expected):
+    for output, reference in zip(outputs, expected, strict=True):
         assert (output - reference).abs().max() < 0.15 * reference.abs().max()
     assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in model.parameters())
 
@@ -239,10 +239,10 @@ def test_builds_under_every_scope(scope):
         (dict(small_kernel=4), 'small_kernel must be None or odd .* got 4'),
         (dict(pos_embed='all'), "pos_embed must be 'shared', 'per_channel' or None, got 'all'"),
         (dict(pos_embed_mode='edge'), "pos_embed_mode must be one of .* got 'edge'"),
-        (dict(conv_ratio=0), 'conv_ratio must lie in .* got 0'),
-        (dict(drop_path_rate=1.5), 'drop_path_rate must lie in .* got 1.5'),
+        (dict(conv_ratio=0), 'conv_ratio must be in .* got 0'),
+        (dict(drop_path_rate=1.5), 'drop_path_rate must be in .* got 1.5'),
         (dict(out_indices=(4,)), r'out_indices must be stages from 0 to 3, got \(4,\)'),
-        (dict(frozen_stages=5), 'frozen_stages must lie between -1 and 4, got 5'),
+        (dict(frozen_stages=5), 'frozen_stages must be between -1 and 4, got 5'),
         (dict(backend='cutlass'), "backend must be one of .* got 'cutlass'"),
     ],
 )
@@ -275,7 +275,7 @@ def test_branches_fold_in_eval_mode(options, monkeypatch):
     assert all(block.token_mixer._folds(stage.pos_embed) for stage in model.stages for block in stage)
     folded = model(image)
     monkeypatch.setattr(TokenMixer, '_folds', lambda self, pos_embed: False)
-    for one, other in zip(folded, model(image)):
+    for one, other in zip(folded, model(image), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
@@ -299,7 +299,7 @@ def test_memory_formats(mode):
     model, image = getattr(randomised(), mode)(), torch.randn(2, 3, 64, 96)
     outputs = model(image)
     assert all(output.is_contiguous() for output in outputs)
-    for one, other in zip(model(image.contiguous(memory_format=torch.channels_last)), outputs):
+    for one, other in zip(model(image.contiguous(memory_format=torch.channels_last)), outputs, strict=True):
         assert one.is_contiguous(memory_format=torch.channels_last)
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
@@ -308,7 +308,7 @@ def test_memory_formats(mode):
 def test_compiles_whole(mode):
     model, image = getattr(randomised(), mode)(), torch.randn(2, 3, 64, 96)
     compiled = torch.compile(model, fullgraph=True, backend='aot_eager')
-    for one, other in zip(compiled(image), model(image)):
+    for one, other in zip(compiled(image), model(image), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
     sum(output.square().mean() for output in compiled(image)).backward()
     assert all(parameter.grad is not None for parameter in model.parameters())

@@ -24,13 +24,13 @@ def trained(**options):
 
 
 def outward(model, sizes):
-    return [grid.extended(k).half for grid, k in zip(model.grids, sizes)]
+    return [grid.extended(k).half for grid, k in zip(model.grids, sizes, strict=True)]
 
 
 def error(model, x, expected):
     with torch.no_grad():
         outputs = model(x)
-    return max(((a - b).norm() / b.norm()).item() for a, b in zip(outputs, expected))
+    return max(((a - b).norm() / b.norm()).item() for a, b in zip(outputs, expected, strict=True))
 
 
 @pytest.mark.parametrize('pos_embed', ['shared', 'per_channel', None])
@@ -44,7 +44,7 @@ def test_growing_outward_keeps_the_outputs(pos_embed):
     model.resize_kernels(sharing_grids=outward(model, (101, 69, 67, 13)))
     assert error(model, x, expected) < 1e-5
     assert [grid.kernel_size for grid in model.grids] == [101, 69, 67, 13]
-    for (name, a), b in zip(model.state_dict().items(), larger.state_dict().values()):
+    for (name, a), b in zip(model.state_dict().items(), larger.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
 
 
@@ -54,7 +54,7 @@ def test_loading_and_resizing_in_place_agree(mode):
     other = PeLK(**SMALL, **K101, resize_mode=mode)
     load_state_dict(other, model.state_dict())  # mmengine's
     model.resize_kernels(**K101, mode=mode)
-    for (name, a), b in zip(model.state_dict().items(), other.state_dict().values()):
+    for (name, a), b in zip(model.state_dict().items(), other.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
     assert model.stages[0][0].token_mixer.large.half_grid.tolist() == [17, 16, 8, 4, 2, 1, 1, 1, 1]
 
@@ -106,7 +106,7 @@ def test_what_cannot_be_resized():
         PeLK(**SMALL, resize_mode='crop')
     with pytest.raises(ValueError, match='at most the smallest kernel 3, got 5'):
         PeLK(**SMALL).resize_kernels((51, 49, 47, 3), center_size=3)
-    with pytest.raises(ValueError, match='neither stripes'):
+    with pytest.raises(ValueError, match='not stripes'):
         PeLK(**SMALL, kernel_form='stripe', pos_embed=None).resize_kernels(**K101)
     deployed = PeLK(**SMALL)
     deployed.switch_to_deploy()

@@ -49,5 +49,5 @@ def check_against_loops(half, size, dtype, backend, tolerance, device='cpu', bat
     grad_kernel = grad_kernel + per_output[:, None, None] * h
     grad_h = kernel * per_output[:, None, None]
     expected_grads = grad_x, collapse(grad_kernel, half)[:, None], grad_h if per_channel else grad_h.sum(0)[None], per_output
-    for name, grad, reference in zip(('input', 'weight', 'h', 'bias'), grads, expected_grads):
+    for name, grad, reference in zip(('input', 'weight', 'h', 'bias'), grads, expected_grads, strict=True):
         assert relative_error(grad, reference) < tolerance, name

@@ -9,8 +9,8 @@ def expand(weight, half):
     starts = [sum(cells[:i]) for i in range(len(cells))]
     k = sum(cells)
     kernel = np.zeros((weight.shape[0], k, k))
-    for a, (top, height) in enumerate(zip(starts, cells)):
-        for b, (left, width) in enumerate(zip(starts, cells)):
+    for a, (top, height) in enumerate(zip(starts, cells, strict=True)):
+        for b, (left, width) in enumerate(zip(starts, cells, strict=True)):
             kernel[:, top : top + height, left : left + width] = weight[:, a, b][:, None, None]
     return kernel
 
@@ -50,8 +50,8 @@ def collapse(kernel_grad, half):
     cells = list(half) + list(half)[-2::-1]
     starts = [sum(cells[:i]) for i in range(len(cells))]
     sums = np.zeros((kernel_grad.shape[0], len(cells), len(cells)))
-    for a, (top, height) in enumerate(zip(starts, cells)):
-        for b, (left, width) in enumerate(zip(starts, cells)):
+    for a, (top, height) in enumerate(zip(starts, cells, strict=True)):
+        for b, (left, width) in enumerate(zip(starts, cells, strict=True)):
             sums[:, a, b] = kernel_grad[:, top : top + height, left : left + width].sum((1, 2))
     return sums
 
@@ -76,8 +76,8 @@ def box_correlate(x, weight, half, up):
     r = sum(cells) // 2
     sums = np.pad(x, ((0, 0), (0, 0), (r + 1, r), (r + 1, r))).cumsum(-1).cumsum(-2)
     y, grad = np.zeros(x.shape), np.zeros(weight.shape)
-    for a, (top, height) in enumerate(zip(starts, cells)):
-        for b, (left, width) in enumerate(zip(starts, cells)):
+    for a, (top, height) in enumerate(zip(starts, cells, strict=True)):
+        for b, (left, width) in enumerate(zip(starts, cells, strict=True)):
             box = np.zeros(x.shape)
             for row, sign in ((top + height, 1), (top, -1)):
                 box += sign * sums[..., row : row + h, left + width : left + width + w]

@@ -133,7 +133,7 @@ def test_chunks_change_nothing(monkeypatch):
 
     whole = run()
     monkeypatch.setattr(fft, 'CACHE_BYTES', 2 * 2 * 15 * 7 * 8)  # two channels at a time
-    for chunked, expected in zip(run(), whole):
+    for chunked, expected in zip(run(), whole, strict=True):
         torch.testing.assert_close(chunked, expected)
 
 
@@ -228,7 +228,7 @@ def test_compiles_whole():
 
     compiled = torch.compile(call, fullgraph=True, dynamic=True, backend='aot_eager')
     expected = torch.autograd.grad(call(*tensors), tensors)
-    for grad, reference in zip(torch.autograd.grad(compiled(*tensors), tensors), expected):
+    for grad, reference in zip(torch.autograd.grad(compiled(*tensors), tensors), expected, strict=True):
         torch.testing.assert_close(grad, reference)
 
 

@@ -59,7 +59,7 @@ def test_gradients_are_the_same_bits():
     x, w = torch.randn(4, 46, 56, 56, device='cuda'), torch.randn(46, 1, 13, 13, device='cuda', requires_grad=True)
     x.requires_grad_()
     runs = [torch.autograd.grad(peripheral_conv2d(x, w, grid, backend='triton').square().sum(), (x, w)) for _ in range(3)]
-    assert all(torch.equal(a, b) for run in runs[1:] for a, b in zip(run, runs[0]))
+    assert all(torch.equal(a, b) for run in runs[1:] for a, b in zip(run, runs[0], strict=True))
 
 
 @pytest.mark.parametrize('dtype', HALF)
@@ -84,7 +84,9 @@ def test_compiles_whole(mode):
         return peripheral_conv2d(x, w, grid, backend='triton').sin().sum()
 
     compiled = torch.compile(call, fullgraph=True, mode=mode)
-    for grad, expected in zip(torch.autograd.grad(compiled(*tensors), tensors), torch.autograd.grad(call(*tensors), tensors)):
+    for grad, expected in zip(
+        torch.autograd.grad(compiled(*tensors), tensors), torch.autograd.grad(call(*tensors), tensors), strict=True
+    ):
         torch.testing.assert_close(grad, expected)
 
 
@@ -130,6 +132,6 @@ def test_half_precision_backbone(dtype):
     x = torch.randn(1, 3, 224, 224, device='cuda')
     with torch.inference_mode():
         expected = [output.double().cpu().numpy() for output in model(x)]
-        for output, reference in zip(model.to(dtype)(x.to(dtype)), expected):
+        for output, reference in zip(model.to(dtype)(x.to(dtype)), expected, strict=True):
             assert output.dtype == dtype
             assert np.abs(output.double().cpu().numpy() - reference).max() < 0.1 * np.abs(reference).max()

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -23,7 +25,7 @@ def painted(weight, old, new, scale):
             if all(0 <= p < old.kernel_size for p in pixel):
                 raster[i, j] = weight[old_index[int(pixel[0])], old_index[int(pixel[1])]]
     edges = [edge * parts for edge in new.edges]
-    means = [[raster[a:b, c:d].mean() for c, d in zip(edges, edges[1:])] for a, b in zip(edges, edges[1:])]
+    means = [[raster[a:b, c:d].mean() for c, d in pairwise(edges)] for a, b in pairwise(edges)]
     return torch.tensor(means, dtype=torch.double) / scale**2
 
 

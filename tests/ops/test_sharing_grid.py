@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -41,7 +43,7 @@ def test_peripheral_grid_laws(kernel_size, center_size, base):
     assert sum(grid.cells) == kernel_size == grid.edges[-1]
     assert len(grid.cells) == grid.weight_size == len(grid.edges) - 1
     assert grid.cells == grid.cells[::-1]
-    assert all(outer >= inner for outer, inner in zip(grid.half, grid.half[1:]))
+    assert all(outer >= inner for outer, inner in pairwise(grid.half))
     assert grid.half[-(center_size // 2 + 1) :] == (1,) * (center_size // 2 + 1)
     assert grid.areas().sum() == kernel_size**2
 

@@ -142,7 +142,7 @@ def test_checkpointing_changes_no_mask(tmp_path):
     ]
     for run in runs:
         run.train()
-    for (name, a), b in zip(masks_of(runs[0]).items(), masks_of(runs[1]).values()):
+    for (name, a), b in zip(masks_of(runs[0]).items(), masks_of(runs[1]).values(), strict=True):
         assert torch.equal(a, b), name
 
 
@@ -154,9 +154,9 @@ def test_resuming_continues_bit_for_bit(tmp_path):
     for stop in (3, 4):
         resumed = runner(tmp_path / str(stop), hook, 8, load_from=str(tmp_path / f'straight/iter_{stop}.pth'), resume=True)
         resumed.train()
-        for (name, a), b in zip(masks_of(straight).items(), masks_of(resumed).values()):
+        for (name, a), b in zip(masks_of(straight).items(), masks_of(resumed).values(), strict=True):
             assert torch.equal(a, b), name
-        for (name, a), b in zip(straight.model.state_dict().items(), resumed.model.state_dict().values()):
+        for (name, a), b in zip(straight.model.state_dict().items(), resumed.model.state_dict().values(), strict=True):
             assert torch.equal(a, b), name
 
 

@@ -79,7 +79,7 @@ def test_cells_beyond_a_kernel_that_was_extended_stay_free():
         for weight in sparse_weights(model).values():
             weight.mul_(random_mask(weight, round(0.6 * weight.numel()), generator()))
     before = mask_of_zeros(sparse_weights(model), shared_kernels(model))[name]
-    model.resize_kernels(sharing_grids=[grid.extended(k).half for grid, k in zip(model.grids, (101, 69, 67, 13))])
+    model.resize_kernels(sharing_grids=[grid.extended(k).half for grid, k in zip(model.grids, (101, 69, 67, 13), strict=True)])
     after = mask_of_zeros(sparse_weights(model), shared_kernels(model))[name]
     margin = (after.shape[-1] - 13) // 2
     assert margin == 1 and torch.equal(after[..., 1:-1, 1:-1], before)

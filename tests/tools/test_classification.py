@@ -1,17 +1,17 @@
 """Pre-training and transfer through the command line."""
 
-import os
 import re
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
-from conftest import CONFIGS, ROOT, TOOLS, tool_env
+from conftest import CONFIGS, ROOT, TOOLS, tool_env, train_until_killed
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, init_default_scope
 
 from mmpelk.datasets import make_digits
+from mmpelk.engine.config import read_config
 
 DEMO = CONFIGS / 'demo/pelk_atto_digits_cls.py'
 SMALL_ARCH = 'arch=dict(_delete_=True, depths=(1, 1, 1, 1), channels=(32, 32, 32, 32))'
@@ -72,6 +72,19 @@ def top1(output):
     return float(re.findall(r'accuracy/top1: ([\d.]+)', output)[-1])
 
 
+def moments_by_name(config, checkpoint):
+    """Adam's first moments in a checkpoint, by the names of the parameters."""
+    cfg = read_config(str(config))
+    init_default_scope(cfg.default_scope)
+    model = MODELS.build(cfg.model)
+    optimizer = build_optim_wrapper(model, dict(cfg.optim_wrapper, type='OptimWrapper')).optimizer
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group['params']]
+    indices = [index for group in checkpoint['optimizer']['param_groups'] for index in group['params']]
+    state = checkpoint['optimizer']['state']
+    return {names[id(parameter)]: state[index]['exp_avg'] for parameter, index in zip(parameters, indices, strict=True)}
+
+
 def test_train_and_test(home, trained, run_tool):
     log = (home / 'log').read_text()
     assert 'batch 8 = 1 processes x 4 images x 2 iterations of accumulated gradients' in log
@@ -85,25 +98,18 @@ def test_train_and_test(home, trained, run_tool):
     assert len(list((home / 'classes').iterdir())) == 2
     run_tool('plot_training.py', trained, cwd=home)
     checkpoint = load(trained / 'epoch_3.pth')
+    moments = moments_by_name(home / 'small.py', checkpoint)
+    assert checkpoint['sparsity']['masks']
     for name, mask in checkpoint['sparsity']['masks'].items():
         assert not checkpoint['state_dict'][name][~mask].any()
+        assert moments[name][mask].any() and not moments[name][~mask].any(), name
         assert not checkpoint['ema_state_dict'][f'module.{name}'][~mask].any()
-        assert all(
-            not state['exp_avg'][~mask].any() for state in checkpoint['optimizer']['state'].values() if state['exp_avg'] is mask
-        )
 
 
 def test_killed_and_resumed_the_masks_are_the_same_bit_for_bit(home, trained, run_tool):
-    command = [sys.executable, str(TOOLS / 'train.py'), 'small.py', '--work-dir', 'killed']
-    process = subprocess.Popen(
-        command, cwd=home, env=tool_env(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    while not (home / 'killed/last_checkpoint').exists():
-        assert process.poll() is None
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (home / 'killed/epoch_3.pth').exists()
+    # Files are synced in this order: epoch_1.pth, last_checkpoint, epoch_2.pth.
+    train_until_killed('small.py', home / 'killed', 3, cwd=home)
+    assert (home / 'killed/epoch_1.pth').exists() and not (home / 'killed/epoch_2.pth').exists()
     run_tool('train.py', 'small.py', '--work-dir', 'killed', '--resume', cwd=home)
     straight, resumed = (load(folder / 'epoch_3.pth') for folder in (trained, home / 'killed'))
     assert straight['sparsity']['steps'] == resumed['sparsity']['steps'] == 12

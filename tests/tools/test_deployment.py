@@ -67,7 +67,7 @@ def test_a_folded_checkpoint_predicts_the_same(home, images, options, tmp_path, 
     folded = init_model(tmp_path / 'folded.py', tmp_path / 'folded.pth', 'cpu')
     assert not any('running_var' in name for name in folded.model.backbone.state_dict())
     expected = inference(init_model(home / 'seg.py', home / 'seg.pth', 'cpu'), images, progress=False)
-    for sample, reference in zip(inference(folded, images, progress=False), expected):
+    for sample, reference in zip(inference(folded, images, progress=False), expected, strict=True):
         agreement = sample.pred_sem_seg.data == reference.pred_sem_seg.data
         assert agreement.shape == (1, 128, 128) and agreement.float().mean() > 0.999 and 'seg_logits' not in sample
 
@@ -146,7 +146,7 @@ def test_detectors_give_their_pyramid(tmp_path):
     fold(model)
     outputs = export(module, 1, (64, 96)).module()(pixels)
     assert len(outputs) == len(expected) >= 4
-    for output, reference in zip(outputs, expected):
+    for output, reference in zip(outputs, expected, strict=True):
         torch.testing.assert_close(output, reference, rtol=1e-4, atol=1e-4)
 
 

@@ -34,7 +34,7 @@ def run(x, w, grid, up=None):
 
 def assert_near(actual, expected, squares=None):
     """Relative to the largest value; ``squares``, sums of squared terms, give the scale where terms happen to cancel."""
-    for part, reference, square in zip(actual, expected, squares or expected):
+    for part, reference, square in zip(actual, expected, squares or expected, strict=True):
         scale = np.abs(reference).max() if squares is None else max(np.abs(reference).max(), square.max() ** 0.5)
         assert np.abs(part.double().numpy() - reference).max() < BOUND * scale
 
@@ -117,7 +117,7 @@ def test_any_number_of_threads_gives_the_same_numbers():
     try:
         for number in (1, 3, 7):
             torch.set_num_threads(number)
-            for one, other in zip(run(x, w, GRID, up), many):
+            for one, other in zip(run(x, w, GRID, up), many, strict=True):
                 assert torch.equal(one, other)
     finally:
         torch.set_num_threads(threads)
@@ -136,7 +136,7 @@ def test_threads_that_call_at_once():
         worker.start()
     for worker in workers:
         worker.join()
-    assert all(torch.equal(one, other) for one, other in zip(results[0], expected))
+    assert all(torch.equal(one, other) for one, other in zip(results[0], expected, strict=True))
     assert not torch.equal(results[1][0], expected[0])
 
 
@@ -145,7 +145,7 @@ def test_after_a_fork():
     expected = run(x, w, GRID, up)  # OpenMP's threads are up
     with multiprocessing.get_context('fork').Pool(1) as pool:
         result = pool.apply_async(_in_child).get(timeout=60)
-    assert all(np.array_equal(one, other.numpy()) for one, other in zip(result, expected))
+    assert all(np.array_equal(one, other.numpy()) for one, other in zip(result, expected, strict=True))
 
 
 def _in_child():

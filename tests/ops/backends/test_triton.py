@@ -104,7 +104,9 @@ def test_compiles_whole():
         return peripheral_conv2d(x, w, grid, backend='triton').sin().sum()
 
     compiled = torch.compile(call, fullgraph=True, backend='aot_eager')
-    for grad, expected in zip(torch.autograd.grad(compiled(*tensors), tensors), torch.autograd.grad(call(*tensors), tensors)):
+    for grad, expected in zip(
+        torch.autograd.grad(compiled(*tensors), tensors), torch.autograd.grad(call(*tensors), tensors), strict=True
+    ):
         torch.testing.assert_close(grad, expected)
 
 
