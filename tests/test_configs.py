@@ -1,4 +1,4 @@
-"""What every config must satisfy, without training it."""
+"""Build and check every config, without training it."""
 
 import pytest
 import torch
@@ -8,7 +8,10 @@ from mmengine.registry import MODELS, init_default_scope
 
 from mmpelk.analysis.complexity import run_detector
 
+# Number of layers of the learning rate decay and drop path rate, from the paper's recipes.
 UPERNET = {'t': (6, 0.4), 's': (12, 0.3), 'b': (12, 0.4), 'b101': (12, 0.4)}
+# The same, with the rate of the learning rate decay.
+CASCADE = {'t': (6, 0.4, 0.7), 's': (12, 0.6, 0.7), 'b': (12, 0.7, 0.8), 'b101': (12, 0.7, 0.8)}
 ALL = sorted(path for path in CONFIGS.rglob('*.py') if '_base_' not in path.parts)
 
 
@@ -18,7 +21,7 @@ def forward_on_meta(cfg):
     Returns:
         The model, and the shapes of the outputs of a segmentor's or classifier's heads.
     """
-    # OpenMMLab's own backbones compute drop path rates with Tensor.item(), which the meta device lacks.
+    # OpenMMLab's backbones call Tensor.item() to compute drop path rates, which the meta device does not support.
     with torch.device('meta' if cfg.model.backbone.type == 'PeLK' else 'cpu'):
         model = MODELS.build(cfg.model)
     model.to('meta').eval()
@@ -34,7 +37,7 @@ def forward_on_meta(cfg):
 
 
 @pytest.mark.parametrize('path', ALL, ids=lambda path: path.stem)
-def test_model_runs_at_full_size_and_its_channels_agree(path):
+def test_full_size_model_runs_and_its_channels_agree(path):
     cfg = Config.fromfile(path)
     init_default_scope(cfg.default_scope)
     model, shapes = forward_on_meta(cfg)
@@ -43,20 +46,20 @@ def test_model_runs_at_full_size_and_its_channels_agree(path):
     elif cfg.default_scope == 'mmpretrain':
         assert shapes == [(1, cfg.model.head.num_classes)] and model.head.num_classes == cfg.model.data_preprocessor.num_classes
     backbone = cfg.model.backbone
-    assert backbone.get('init_cfg') is None  # from scratch unless --pretrained names a checkpoint
+    assert backbone.get('init_cfg') is None  # only --pretrained loads weights
     if backbone.type == 'PeLK':
-        last = (3,) if cfg.default_scope == 'mmpretrain' else (0, 1, 2, 3)
-        assert model.backbone.out_indices == last
+        assert model.backbone.out_indices == ((3,) if cfg.default_scope == 'mmpretrain' else (0, 1, 2, 3))
 
 
 @pytest.mark.parametrize('path', sorted((CONFIGS / '_base_/models').glob('*.py')), ids=lambda path: path.stem)
-def test_each_model_base_builds_alone(path):
+def test_model_base_builds_by_itself(path):
     init_default_scope('mmdet' if 'rcnn' in path.stem else 'mmpretrain' if 'cls' in path.stem else 'mmseg')
-    MODELS.build(Config.fromfile(path).model)
+    with torch.device('meta'):
+        MODELS.build(Config.fromfile(path).model)
 
 
 @pytest.mark.parametrize('name', UPERNET)
-def test_the_ade20k_recipe_of_the_paper(name):
+def test_ade20k_configs_follow_the_paper(name):
     cfg = Config.fromfile(CONFIGS / f'upernet_pelk_{name}_ade20k.py')
     num_layers, drop_path = UPERNET[name]
     assert cfg.model.backbone.drop_path_rate == drop_path and cfg.model.backbone.layer_scale_init_value == 1.0
@@ -67,22 +70,47 @@ def test_the_ade20k_recipe_of_the_paper(name):
     assert cfg.train_cfg.max_iters == 160000 and cfg.param_scheduler[0].end == 1500 and cfg.param_scheduler[1].power == 1.0
     assert cfg.train_dataloader.batch_size * 8 == cfg.auto_scale_lr.base_batch_size == 16
     assert cfg.model.test_cfg == dict(mode='slide', crop_size=(512, 512), stride=(341, 341))
-    kernels = MODELS.get('PeLK')(arch=dict(depths=(1,) * 4, channels=(8,) * 4), **kernel_options(cfg)).grids
-    assert [grid.kernel_size for grid in kernels] == ([101, 69, 67, 13] if name == 'b101' else [51, 49, 47, 13])
+    assert kernel_sizes(cfg) == ([101, 69, 67, 13] if name == 'b101' else [51, 49, 47, 13])
 
 
-def kernel_options(cfg):
-    return {key: value for key, value in cfg.model.backbone.items() if key in ('kernel_sizes', 'center_size')}
+@pytest.mark.parametrize('epochs', [36, 12])
+@pytest.mark.parametrize('name', CASCADE)
+def test_coco_configs_follow_the_paper(name, epochs):
+    suffix = '' if epochs == 36 else '_1x'
+    cfg = Config.fromfile(CONFIGS / f'cascade_mask_rcnn_pelk_{name}{suffix}_coco.py')
+    num_layers, drop_path, decay_rate = CASCADE[name]
+    assert cfg.model.backbone.drop_path_rate == drop_path and cfg.model.backbone.layer_scale_init_value == 1.0
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
+    optimizer = cfg.optim_wrapper.optimizer
+    assert (optimizer.type, optimizer.lr, optimizer.weight_decay) == ('AdamW', 2e-4, 0.05)
+    assert cfg.optim_wrapper.paramwise_cfg == dict(decay_rate=decay_rate, decay_type='layer_wise', num_layers=num_layers)
+    assert cfg.train_cfg == dict(type='EpochBasedTrainLoop', max_epochs=epochs, val_interval=1)
+    steps = cfg.param_scheduler[1]
+    assert steps.end == epochs and steps.milestones == ([27, 33] if epochs == 36 else [8, 11])
+    assert cfg.train_dataloader.batch_size * 8 == cfg.auto_scale_lr.base_batch_size == 16
+    for head in cfg.model.roi_head.bbox_head:
+        assert (head.num_shared_convs, head.num_shared_fcs) == (4, 1)
+        assert head.norm_cfg.type == 'SyncBN' and head.loss_bbox.type == 'GIoULoss'
+    assert kernel_sizes(cfg) == ([101, 69, 67, 13] if name == 'b101' else [51, 49, 47, 13])
+
+
+def kernel_sizes(cfg):
+    """Return the kernel sizes of a config's backbone, including PeLK's defaults."""
+    options = {key: value for key, value in cfg.model.backbone.items() if key in ('kernel_sizes', 'center_size')}
+    backbone = MODELS.get('PeLK')(arch=dict(depths=(1,) * 4, channels=(8,) * 4), **options)
+    return [grid.kernel_size for grid in backbone.grids]
 
 
 @pytest.mark.parametrize('epochs', [300, 120])
 @pytest.mark.parametrize('name', ['t', 's', 'b', 'b_384', 'b101_384'])
-def test_the_imagenet_recipe_of_the_paper(name, epochs):
+def test_imagenet_configs_follow_the_paper(name, epochs):
     suffix = '' if epochs == 300 else '_120e'
     size = '_384' if '384' in name else ''
     cfg = Config.fromfile(CONFIGS / f'pelk_{name.removesuffix("_384")}_in1k{size}{suffix}.py')
     backbone = cfg.model.backbone
-    assert backbone.drop_path_rate == dict(t=0.1, s=0.4).get(name, 0.5) and 'layer_scale_init_value' not in backbone  # 1e-6
+    assert (
+        backbone.drop_path_rate == dict(t=0.1, s=0.4).get(name, 0.5) and 'layer_scale_init_value' not in backbone
+    )  # default: 1e-6
     assert backbone.arch == dict(t='tiny', s='small').get(name, 'base')
     assert backbone.get('kernel_sizes') == ((101, 69, 67, 13) if '101' in name else None)
     assert cfg.model.head.loss.label_smooth_val == 0.1
@@ -103,7 +131,7 @@ def test_the_imagenet_recipe_of_the_paper(name, epochs):
     assert cfg.val_evaluator.topk == (1, 5)
 
 
-def test_imagenet_spares_biases_norms_and_h_weight_decay():
+def test_imagenet_excludes_biases_norms_and_h_from_weight_decay():
     from mmengine.optim import build_optim_wrapper
 
     cfg = Config.fromfile(CONFIGS / 'pelk_t_in1k.py')
@@ -116,7 +144,7 @@ def test_imagenet_spares_biases_norms_and_h_weight_decay():
         assert decay[id(parameter)] == (0.05 if parameter.ndim in (2, 4) else 0), name
 
 
-def test_layer_decay_puts_pelk_into_convnexts_groups():
+def test_layer_decay_groups_pelk_like_convnext():
     from mmseg.engine.optimizers import LearningRateDecayOptimizerConstructor
 
     cfg = Config.fromfile(CONFIGS / 'demo/upernet_pelk_atto_digits.py')

@@ -1,4 +1,4 @@
-"""Every config runs for one iteration through tools/train.py, with a small model on small data."""
+"""Train every config for one iteration with tools/train.py, with a small model on small data."""
 
 import re
 import runpy
@@ -19,7 +19,7 @@ ALL = sorted(path for path in CONFIGS.rglob('*.py') if '_base_' not in path.part
 
 
 def shrink(cfg):
-    """Make a config's model small, and its training one iteration of two images."""
+    """Make a config's model small and reduce its training to one iteration of two images."""
     kind = cfg.model.backbone.type.split('.')[-1]
     cfg.model.backbone.arch = SMALL[kind]
     channels = [WIDTH * 2**i for i in range(4)] if kind == 'SwinTransformer' else [WIDTH] * 4
@@ -37,7 +37,7 @@ def shrink(cfg):
         cfg.model.decode_head.update(in_channels=channels, channels=16)
         cfg.model.auxiliary_head.update(in_channels=channels[2], channels=16)
         cfg.model.data_preprocessor.size = (128, 128)
-        cfg.train_dataloader.dataset.data_root = 'data/digit_scenes'  # has ADE20K's layout
+        cfg.train_dataloader.dataset.data_root = 'data/digit_scenes'  # the digit scenes have ADE20K's layout
         for step in cfg.train_dataloader.dataset.pipeline:
             step.update(dict(RandomResize=dict(scale=(128, 128)), RandomCrop=dict(crop_size=(128, 128))).get(step.type, {}))
         return
@@ -66,7 +66,7 @@ def digits(tmp_path_factory):
 
 @pytest.fixture
 def home(request, path):
-    """A folder with the data that the config names."""
+    """Return a folder with the data that the config reads."""
     if 'rcnn' in path.name:
         pytest.importorskip('mmcv._ext', reason="mmdet needs mmcv's compiled operators")
     names = dict(digits_cls='digits', digits='digit_scenes', coco='coco', in1k='imagenet', ade20k='digit_scenes')

@@ -1,4 +1,4 @@
-"""Rename a ConvNeXt, SLaK or RepLKNet checkpoint (official, timm's or mmpretrain's) to the names of PeLK with a config's settings."""
+"""Convert a ConvNeXt, SLaK, or RepLKNet checkpoint (official, from timm, or from mmpretrain) to the PeLK of a config."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from mmpelk.utils.errors import InputError, build_errors
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config whose model is to load the result')
+    parser.add_argument('config', help='config of the model that will load the result')
     parser.add_argument('source', help='checkpoint to convert, .pth or .safetensors')
     parser.add_argument('out', help='checkpoint to write')
-    parser.add_argument('--ema', action='store_true', help="take 'model_ema' of an official checkpoint")
+    parser.add_argument('--ema', action='store_true', help="convert 'model_ema' of an official checkpoint")
     add_cfg_options(parser)
     args = parser.parse_args()
     cfg = read_config(args.config, args.cfg_options)
@@ -33,8 +33,8 @@ def main() -> None:
     share = matched_share(fits, model)
     if share < 0.5:
         raise InputError(
-            f'checkpoint {args.source} fits {share:.0%} of the backbone in {args.config}, at least half is needed; '
-            'the table above tells what is missing and what was of no use. Nothing was written'
+            f'checkpoint {args.source} fits {share:.0%} of the backbone in {args.config}, but at least half is needed; '
+            'the table above lists the missing and the unused weights. Nothing was written'
         )
     write_checkpoint(dict(state_dict=fits, meta=dict(converted_from=str(args.source))), args.out)
     print(f'{len(fits)} tensors, {share:.0%} of the backbone, in {args.out}')

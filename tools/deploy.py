@@ -1,4 +1,7 @@
-"""Fold a checkpoint for inference: one plain depthwise convolution a block, or with --keep-grid the fast operator without norms."""
+"""Fold a checkpoint for inference.
+
+Each block then has one plain depthwise convolution, or with --keep-grid, the fast operator without norms.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('out', type=Path, help='the folded checkpoint to write, *.pth; its config goes beside it, *.py')
-    parser.add_argument('--keep-grid', action='store_true', help='keep grids and stripes, fold norms, embeddings and branches')
+    parser.add_argument('out', type=Path, help='folded checkpoint to write, *.pth; its config is written beside it as *.py')
+    parser.add_argument(
+        '--keep-grid', action='store_true', help='keep grids and stripes; fold only norms, embeddings, and branches'
+    )
     add_cfg_options(parser)
     args = parser.parse_args()
     if args.out.suffix != '.pth':
@@ -27,18 +32,20 @@ def main() -> None:
     cfg, config = read_config(args.config, args.cfg_options), args.out.with_suffix('.py')
     for path in (args.out, config):
         if path.resolve() in (Path(args.config).resolve(), Path(args.checkpoint).resolve()):
-            raise InputError(f'{path} is read here and would be overwritten; choose another name or folder')
+            raise InputError(f'{path} is an input and would be overwritten; choose another name or folder')
     if not str(cfg.model.get('backbone', {}).get('type', '')).endswith('PeLK'):
         raise InputError(f'config {args.config} has no PeLK at model.backbone')
     if args.keep_grid and cfg.model.backbone.get('deploy') == 'plain':
-        raise InputError(f'config {args.config} is of a checkpoint folded without grids; --keep-grid needs the trained one')
+        raise InputError(
+            f'config {args.config} describes a checkpoint folded without grids; --keep-grid needs the trained checkpoint'
+        )
     args.out.parent.mkdir(parents=True, exist_ok=True)
     model = load_model(cfg, args.checkpoint, 'cpu')
     before = sum(p.numel() for p in model.parameters())
     difference = fold(model, args.keep_grid)
     after = sum(p.numel() for p in model.parameters())
     cfg.model.backbone.update(deploy='grid' if args.keep_grid else 'plain', init_cfg=None)
-    cfg.pop('custom_hooks', None)  # they are for training
+    cfg.pop('custom_hooks', None)  # hooks are for training
     write_atomically(cfg.pretty_text.encode(), config)
     write_checkpoint(dict(meta=dict(dataset_meta=model.dataset_meta), state_dict=model.state_dict()), args.out)
     print(

@@ -1,7 +1,8 @@
 """Export a trained model as ONNX (OUT.onnx, opset 20) or as a torch.export program (OUT.pt2), folded and with its normalization inside.
 
-Classifiers and segmentors give logits; --part backbone and neck give feature maps, the only parts of detectors that are fixed graphs. The
-ONNX file is compared with torch before it is written, and tells its task, classes and colours (tools/onnx_demo.py reads them).
+Classifiers and segmentors output logits. --part backbone and --part neck output feature maps; they are the only parts of detectors that are
+fixed graphs. The ONNX file is compared with torch before it is written. Its metadata contain the task, classes, and colors, which
+tools/onnx_demo.py reads.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('out', type=Path, help='the file to write, *.onnx or *.pt2')
-    parser.add_argument('--part', choices=PARTS, help="default: 'model', for detectors 'neck'")
-    parser.add_argument('--size', type=int, nargs=2, metavar=('H', 'W'), help="default: the config's crop size")
-    parser.add_argument('--batch', type=int, default=1, help='images at once; default: %(default)s')
-    parser.add_argument('--dynamic', action='store_true', help='any batch, any size from 64x64')
-    parser.add_argument('--images', nargs='+', default=[], help='images to compare on; default: random ones')
+    parser.add_argument('out', type=Path, help='file to write, *.onnx or *.pt2')
+    parser.add_argument('--part', choices=PARTS, help="default: 'model', or 'neck' for detectors")
+    parser.add_argument('--size', type=int, nargs=2, metavar=('H', 'W'), help='default: the crop size of the config')
+    parser.add_argument('--batch', type=int, default=1, help='number of images; default: %(default)s')
+    parser.add_argument('--dynamic', action='store_true', help='allow any batch and any size from 64x64')
+    parser.add_argument('--images', nargs='+', default=[], help='images for the comparison with torch; default: random values')
     add_cfg_options(parser)
     args = parser.parse_args()
     if args.out.suffix not in ('.onnx', '.pt2'):
@@ -61,7 +62,7 @@ def main() -> None:
     else:
         content = to_onnx(program, metadata(module, args.batch, size, args.dynamic))
         difference, agreement = check_onnx(content, trained, [images.expand(args.batch, -1, -1, -1) for images in batches])
-        compared = f'{len(args.images)} images' if args.images else 'random images; give real ones with --images'
+        compared = f'{len(args.images)} images' if args.images else 'random images; use --images for real ones'
         maxima = f', {agreement:.2%} of the maxima agree' if part == 'model' else ''
         print(f'onnxruntime against torch on {compared}: relative difference {difference:.1e}{maxima}')
         write_atomically(content, args.out)
@@ -69,7 +70,7 @@ def main() -> None:
 
 
 def crop_size(cfg: Config) -> tuple[int, int]:
-    """The (height, width) that the config's segmentor trains on, or its classifier tests on."""
+    """Return the (height, width) with which the config trains a segmentor or tests a classifier."""
     sizes = [cfg.model.get('data_preprocessor', {}).get('size')]
     pipeline = (cfg.get('test_dataloader') or {}).get('dataset', {}).get('pipeline', [])
     sizes += [step.get('crop_size') for step in pipeline]
@@ -78,12 +79,12 @@ def crop_size(cfg: Config) -> tuple[int, int]:
     ]
     size = next(filter(None, sizes), None) if cfg.get('default_scope') != 'mmdet' else None
     if size is None:
-        raise InputError('the config names no crop size; give --size H W')
+        raise InputError('the config has no crop size; use --size H W')
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
 def read_tensor(path: str, size: tuple[int, int]) -> Tensor:
-    """An image file as (1, 3, H, W), RGB, 0 to 255."""
+    """Read an image file as a (1, 3, H, W) RGB tensor with values from 0 to 255."""
     image = mmcv.imresize(mmcv.bgr2rgb(read_image(path)), (size[1], size[0]))
     return torch.from_numpy(image).permute(2, 0, 1)[None].float()
 

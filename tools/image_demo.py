@@ -1,4 +1,4 @@
-"""Draw a model's predictions on images, folders and videos: label maps, boxes with masks, or a class, whatever the config is for."""
+"""Draw the predictions of a model on images, folders, and videos: label maps, boxes with masks, or classes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mmpelk.utils.errors import InputError
 
 
 def grid_of(pictures: list[np.ndarray]) -> np.ndarray:
-    """All pictures on one sheet, about as wide as high, each within the size of the first."""
+    """Arrange pictures on one sheet that is about square. Each fits into the size of the first picture."""
     height, width = pictures[0].shape[:2]
     columns = int(np.ceil(len(pictures) ** 0.5))
     rows = -(-len(pictures) // columns)
@@ -33,17 +33,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('inputs', nargs='+', metavar='input', help='image files, folders of images, videos')
+    parser.add_argument('inputs', nargs='+', metavar='input', help='image file, folder of images, or video')
     parser.add_argument('--out-dir', type=Path, default=Path('demo_out'), help='folder for the pictures; default: %(default)s')
-    parser.add_argument('--grid', action='store_true', help='also write all pictures of images on one sheet, grid.png')
-    parser.add_argument('--device', help='cpu, cuda:0, ...; default: the GPU if there is one')
+    parser.add_argument('--grid', action='store_true', help='also write all pictures of images onto one sheet, grid.png')
+    parser.add_argument('--device', help='such as cpu or cuda:0; default: the GPU if there is one')
     add_cfg_options(parser)
     args = parser.parse_args()
     model = init_model(read_config(args.config, args.cfg_options), args.checkpoint, args.device)
     sources = find_sources(args.inputs)
     names = [source.picture_name for source in sources if not source.is_video]
     if args.grid and 'grid.png' in names:
-        raise InputError('the picture of the input called grid would be overwritten by the sheet; rename it or leave out --grid')
+        raise InputError('the sheet would overwrite the picture of the input named grid; rename the input or leave out --grid')
     count = sum(1 for _ in predictions(model, sources, args.out_dir))
     if args.grid and names:
         pictures = [mmcv.imread(str(args.out_dir / name)) for name in names]

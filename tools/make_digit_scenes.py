@@ -1,4 +1,4 @@
-"""Write digit scenes, the embedded data set, as an ADE20K-style folder with COCO-style instance annotations."""
+"""Make the digit scenes data set: a folder in the style of ADE20K, with instance annotations in the style of COCO."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from mmpelk.utils.errors import InputError
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('root', nargs='?', default='data/digit_scenes', help='folder to make; default: %(default)s')
-    parser.add_argument('--num-training', type=int, default=800, help='training scenes; default: %(default)s')
-    parser.add_argument('--num-validation', type=int, default=120, help='validation scenes; default: %(default)s')
-    parser.add_argument('--size', type=int, default=128, help='height and width of a scene; default: %(default)s')
-    parser.add_argument('--seed', type=int, default=0, help='default: %(default)s')
+    parser.add_argument('--num-training', type=int, default=800, help='number of training scenes; default: %(default)s')
+    parser.add_argument('--num-validation', type=int, default=120, help='number of validation scenes; default: %(default)s')
+    parser.add_argument('--size', type=int, default=128, help='height and width of the scenes; default: %(default)s')
+    parser.add_argument('--seed', type=int, default=0, help='random seed; default: %(default)s')
     args = parser.parse_args()
     try:
         root = make_digit_scenes(args.root, args.num_training, args.num_validation, args.size, args.seed)

@@ -1,4 +1,4 @@
-"""Write the embedded classification data set: one handwritten digit an image, in mmpretrain's folder layout."""
+"""Make the digits data set for classification: one handwritten digit per image, in the folder layout of mmpretrain."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from mmpelk.utils.errors import InputError
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('root', nargs='?', default='data/digits', help='folder to make; default: %(default)s')
-    parser.add_argument('--size', type=int, default=64, help='height and width of an image; default: %(default)s')
-    parser.add_argument('--copies', type=int, default=2, help='images of each training digit; default: %(default)s')
-    parser.add_argument('--seed', type=int, default=0, help='default: %(default)s')
+    parser.add_argument('--size', type=int, default=64, help='height and width of the images; default: %(default)s')
+    parser.add_argument('--copies', type=int, default=2, help='number of images of each training digit; default: %(default)s')
+    parser.add_argument('--seed', type=int, default=0, help='random seed; default: %(default)s')
     args = parser.parse_args()
     try:
         root = make_digits(args.root, args.size, args.copies, args.seed)

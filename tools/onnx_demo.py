@@ -1,4 +1,7 @@
-"""Draw what an ONNX file of tools/export.py predicts on images. Needs onnxruntime, numpy and Pillow: no torch, no OpenMMLab, no mmpelk."""
+"""Draw the predictions of an ONNX file from tools/export.py on images.
+
+This needs onnxruntime, numpy, and Pillow, but neither torch, OpenMMLab, nor mmpelk.
+"""
 
 from __future__ import annotations
 
@@ -23,17 +26,17 @@ def main() -> None:
     session, about = load(args.model)
     names = [f'{Path(image).stem}.png' for image in args.images]
     if len(set(names)) < len(names):
-        fail('two of the images have the same name, their pictures would overwrite each other')
+        fail('two of the images have the same name; their pictures would overwrite each other')
     try:
         args.out_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         fail(f'cannot use {error.filename}: {error.strerror}')
     for index, path in enumerate(args.images):
         image = read(path)
-        # A fixed size is what the model takes; a free one starts at 64.
+        # Without a fixed size, the model accepts sizes from 64.
         size = about['size'] or [max(64, length) for length in image.size[::-1]]
         pixels = np.asarray(image.resize(size[::-1], Image.Resampling.BILINEAR), np.float32).transpose(2, 0, 1)[None]
-        # A file of a fixed batch gets the image as often.
+        # With a fixed batch, repeat the image to fill it.
         (logits,) = session.run(None, {'images': np.repeat(pixels, about['batch'] or 1, 0)})
         picture = overlay(image, logits[0], about) if about['task'] == 'segmentation' else caption(image, logits[0], about)
         picture.save(args.out_dir / names[index])
@@ -41,39 +44,39 @@ def main() -> None:
 
 
 def load(path: Path) -> tuple[onnxruntime.InferenceSession, dict]:
-    """A session, and what the file tells about itself."""
+    """Open a session, and read the metadata of the file."""
     if not path.is_file():
         fail(f'model {path} does not exist')
     try:
         session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
         about = {key: json.loads(text) for key, text in session.get_modelmeta().custom_metadata_map.items()}
-    except Exception as error:  # onnxruntime's own types are many
-        fail(f'{path} is no ONNX model: {str(error).splitlines()[0]}')
+    except Exception as error:  # onnxruntime raises many types of its own
+        fail(f'{path} is not an ONNX model: {str(error).splitlines()[0]}')
     if about.get('part') != 'model':
-        fail(f'{path} gives no logits; export a segmentor or a classifier with tools/export.py')
+        fail(f'{path} does not output logits; export a segmentor or a classifier with tools/export.py')
     if about['activation'] != 'softmax':
-        fail(f'{path} has classes that do not exclude each other; only those of a softmax can be drawn')
+        fail(f'{path} has classes that are not mutually exclusive; only the classes of a softmax can be drawn')
     return session, about
 
 
 def read(path: str) -> Image.Image:
-    """An RGB image, turned as its EXIF says."""
+    """Read an RGB image, and rotate it as its EXIF data require."""
     try:
         with Image.open(path) as image:
             if image.width * image.height > MAX_PIXELS:
-                fail(f'image {path} has {image.width}x{image.height} pixels; make it smaller than {MAX_PIXELS:,} in all')
+                fail(f'image {path} has {image.width}x{image.height} pixels; the maximum is {MAX_PIXELS:,}')
             return ImageOps.exif_transpose(image).convert('RGB')
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         fail(f'cannot read image {path}: {error}')
 
 
 def overlay(image: Image.Image, logits: np.ndarray, about: dict) -> Image.Image:
-    """The classes' colours over the image, and a line for each class that is there."""
+    """Draw the colors of the classes over an image, and a line of text for each class in it."""
     labels = logits.argmax(0)
     palette = np.array(about['palette'], np.uint8)
-    colours = Image.fromarray(palette[labels]).resize(image.size, Image.Resampling.NEAREST)
+    colors = Image.fromarray(palette[labels]).resize(image.size, Image.Resampling.NEAREST)
     factor = max(1, 512 // max(image.size))
-    picture = Image.blend(image, colours, 0.6).resize([factor * length for length in image.size])
+    picture = Image.blend(image, colors, 0.6).resize([factor * length for length in image.size])
     draw = ImageDraw.Draw(picture)
     for line, label in enumerate(np.unique(labels)):
         name, share = about['classes'][label], (labels == label).mean()
@@ -83,7 +86,7 @@ def overlay(image: Image.Image, logits: np.ndarray, about: dict) -> Image.Image:
 
 
 def caption(image: Image.Image, logits: np.ndarray, about: dict) -> Image.Image:
-    """The three likeliest classes under the image."""
+    """Write the three most likely classes below an image."""
     scores = np.exp(logits - logits.max())
     scores /= scores.sum()
     factor = max(1, 256 // max(image.size))
@@ -97,6 +100,7 @@ def caption(image: Image.Image, logits: np.ndarray, about: dict) -> Image.Image:
 
 
 def fail(message: str) -> None:
+    """Print an error and exit."""
     print(f'error: {message}', file=sys.stderr)
     sys.exit(1)
 

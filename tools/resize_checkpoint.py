@@ -1,4 +1,4 @@
-"""Carry the kernels and positional embeddings of a PeLK checkpoint to other kernel sizes or grids."""
+"""Resize the kernels and positional embeddings of a PeLK checkpoint to other kernel sizes or grids."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from mmpelk.utils.errors import InputError
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('source', help='checkpoint to read')
-    parser.add_argument('out', help='checkpoint to write: weights and meta, without the optimizer')
+    parser.add_argument('out', help='checkpoint to write, with weights and meta but without the optimizer')
     parser.add_argument('--kernel-sizes', nargs=4, type=int, required=True, metavar='K', help='new kernel size of each stage')
     grid = parser.add_mutually_exclusive_group()
-    grid.add_argument('--center-size', type=int, default=5, help='centre of the new default grids; default: %(default)s')
+    grid.add_argument('--center-size', type=int, default=5, help='center size of the new default grids; default: %(default)s')
     grid.add_argument(
         '--outward',
         action='store_true',
-        help='keep all cells and only add some outside: with extend, the model computes the same',
+        help='keep all cells and add new ones outside; with --mode extend, the outputs stay the same',
     )
     parser.add_argument('--mode', choices=RESIZE_MODES, default='extend', help='default: %(default)s')
     args = parser.parse_args()
@@ -30,11 +30,11 @@ def main() -> None:
     weights = model_weights(checkpoint)
     kernels = [name for name in weights if name.endswith('token_mixer.large.weight')]
     if not kernels:
-        raise InputError(f'checkpoint {args.source}: no kernels of a PeLK (stages.*.*.token_mixer.large.weight)')
+        raise InputError(f'checkpoint {args.source} has no kernels of a PeLK (stages.*.*.token_mixer.large.weight)')
     for name in kernels:
         half_name = name.replace('.weight', '.half_grid')
         if half_name not in weights:
-            raise InputError(f'checkpoint {args.source}: {half_name} is missing, which tells the grid of {name}')
+            raise InputError(f'checkpoint {args.source} has no {half_name}, which defines the grid of {name}')
 
     def new_grid(index: int, old: SharingGrid) -> SharingGrid:
         size = args.kernel_sizes[index]

@@ -1,4 +1,4 @@
-"""Test a checkpoint with a config of mmseg, mmdet or mmpretrain, and print the metrics."""
+"""Test a checkpoint with a config of mmseg, mmdet, or mmpretrain, and print the metrics."""
 
 from __future__ import annotations
 
@@ -19,15 +19,20 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     add_runner_arguments(parser)
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('--tta', action='store_true', help="test with the config's tta_model and tta_pipeline")
-    parser.add_argument('--show-dir', metavar='DIR', help='draw ground truth and predictions of every image into this folder')
+    parser.add_argument('--tta', action='store_true', help='test with the tta_model and tta_pipeline of the config')
     parser.add_argument(
-        '--out', metavar='PATH', help='write predictions: a folder of label maps for mmseg, a .pkl file for mmdet and mmpretrain'
+        '--show-dir', metavar='DIR', help='draw the ground truth and the prediction of each image into this folder'
+    )
+    parser.add_argument(
+        '--out',
+        metavar='PATH',
+        help='where to write predictions: a folder of label maps for mmseg, a .pkl file for mmdet and mmpretrain',
     )
     return parser.parse_args()
 
 
 def use_tta(cfg: Config, config_path: str) -> None:
+    """Test with test-time augmentation."""
     for key in ('tta_model', 'tta_pipeline'):
         if cfg.get(key) is None:
             raise InputError(f'--tta needs {key} in {config_path}')
@@ -36,6 +41,7 @@ def use_tta(cfg: Config, config_path: str) -> None:
 
 
 def draw_into(cfg: Config, folder: str) -> None:
+    """Draw the ground truth and the prediction of each image into a folder."""
     hook = cfg.default_hooks.get('visualization')
     if hook is None:
         raise InputError('--show-dir needs default_hooks.visualization in the config')
@@ -49,6 +55,7 @@ def draw_into(cfg: Config, folder: str) -> None:
 
 
 def write_predictions(cfg: Config, path: str) -> None:
+    """Prepare the config to write predictions, which is enough for mmseg."""
     if cfg.default_scope == 'mmseg':
         cfg.test_evaluator.output_dir = path
     elif not path.endswith(('.pkl', '.pickle')):
@@ -56,6 +63,7 @@ def write_predictions(cfg: Config, path: str) -> None:
 
 
 def dump_predictions(runner: Runner, path: str) -> None:
+    """Add the metric that writes the predictions of mmdet or mmpretrain."""
     if runner.cfg.default_scope == 'mmdet':
         from mmdet.evaluation import DumpDetResults
 

@@ -1,4 +1,4 @@
-"""Train a model from a config of mmseg, mmdet or mmpretrain."""
+"""Train a model with a config of mmseg, mmdet, or mmpretrain."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def parse_args() -> argparse.Namespace:
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
-        help='go on from this checkpoint, or from the latest one in the work dir',
+        help='resume from this checkpoint, or without a value, from the latest one in the work dir',
     )
     parser.add_argument(
-        '--pretrained', metavar='CHECKPOINT', help='start the backbone from this checkpoint (its backbone.* weights)'
+        '--pretrained', metavar='CHECKPOINT', help='initialize the backbone with the backbone.* weights of this checkpoint'
     )
     parser.add_argument('--amp', action='store_true', help='train with mixed precision')
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate with the batch size')

@@ -1,4 +1,5 @@
-# RepLK-51 in UperNet, 80k iterations: 46.9 mIoU in the paper with sparsity, 46.6 without (Table 1). The checkpoint that training starts from decides which.
+# RepLK-51 in UperNet, 80k iterations: 46.9 mIoU in the paper with sparsity, 46.6 without (Table 1). The initial
+# checkpoint decides which.
 _base_ = [
     '../_base_/models/upernet_pelk.py',
     '../_base_/kernel_forms.py',

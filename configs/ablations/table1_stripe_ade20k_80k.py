@@ -1,4 +1,5 @@
-# SLaK-51 in UperNet, 80k iterations: 46.5 mIoU in the paper with sparsity, 46.1 without (Table 1). The checkpoint that training starts from decides which.
+# SLaK-51 in UperNet, 80k iterations: 46.5 mIoU in the paper with sparsity, 46.1 without (Table 1). The initial
+# checkpoint decides which.
 _base_ = [
     '../_base_/models/upernet_pelk.py',
     '../_base_/kernel_forms.py',

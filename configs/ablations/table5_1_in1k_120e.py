@@ -1,4 +1,4 @@
-# 33x33 kernels, grid 1, no h, no sparsity, 120 epochs: 81.4 top-1 in the paper (Table 5). The last stage keeps its 13x13 kernel.
+# 33x33 kernels, sharing grid #1, no h, no sparsity, 120 epochs: 81.4 top-1 in the paper (Table 5). The last stage keeps its 13x13 kernel.
 _base_ = [
     '../_base_/models/pelk_cls.py',
     '../_base_/datasets/imagenet_224.py',

@@ -1,4 +1,4 @@
-# 33x33 kernels, grid 6, no h, no sparsity, 120 epochs: 80.5 top-1 in the paper (Table 5). The last stage keeps its 13x13 kernel.
+# 33x33 kernels, sharing grid #6, no h, no sparsity, 120 epochs: 80.5 top-1 in the paper (Table 5). The last stage keeps its 13x13 kernel.
 _base_ = 'table5_1_in1k_120e.py'
 grid = [1, 1, 2, 4, 8, 1]
 model = dict(backbone=dict(sharing_grids=[grid, grid, grid, [2, 2, 1, 1, 1]]))

@@ -1,6 +1,6 @@
 # ConvNeXt-S, ImageNet-1K at 224 px: 83.1 top-1 in the paper (Table 4).
 _base_ = [
-    '../_base_/models/pelk_s_cls.py',
+    '../_base_/models/pelk_cls.py',
     '../_base_/datasets/imagenet_224.py',
     '../_base_/schedules/in1k_300e.py',
     '../_base_/hooks/ema.py',

@@ -1,6 +1,6 @@
 # Swin-B, ImageNet-1K at 384 px with windows of 12: 84.5 top-1 in the paper (Table 4).
 _base_ = [
-    '../_base_/models/pelk_b_cls.py',
+    '../_base_/models/pelk_cls.py',
     '../_base_/datasets/imagenet_384.py',
     '../_base_/schedules/in1k_300e.py',
     '../_base_/hooks/ema.py',

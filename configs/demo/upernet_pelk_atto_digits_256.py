@@ -1,5 +1,6 @@
-# Twice the resolution of the digits classifier, and kernels of twice the size: starts from its checkpoint by --pretrained, which resizes
-# the kernels. `python tools/make_digit_scenes.py data/digit_scenes_256 --size 256 --num-training 300 --num-validation 60` writes the data.
+# Digit scenes at twice the resolution, with kernels about twice as large. Start from a checkpoint of upernet_pelk_atto_digits.py with
+# --pretrained, which resizes the kernels. This command writes the data:
+# python tools/make_digit_scenes.py data/digit_scenes_256 --size 256 --num-training 300 --num-validation 60
 _base_ = 'upernet_pelk_atto_digits.py'
 data_root = 'data/digit_scenes_256'
 train_pipeline = [

@@ -1,1 +1,1 @@
-"""The paper's evidence, computed: complexity, receptive fields, throughput."""
+"""The paper's evidence: complexity, receptive fields, resized kernels, kernel forms on digits, benchmarks, and plots."""

@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds of a config, as the paper counts them."""
+"""Count the parameters and multiply-adds of a config as the paper does."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from mmpelk.models.token_mixer import TokenMixer
 from mmpelk.ops import DepthwiseConv2d, PeripheralConv2d
 
-# Boxes and masks that a detector's heads are counted with, as mmdet's and the paper's figures are.
+# The number of boxes and masks that the heads of a detector process, as in mmdet's and the paper's figures.
 NUM_BOXES, NUM_MASKS = 1000, 100
-# Of the backbone, by their modules' names.
+# The parts of the backbone: patterns for the names of their modules.
 PARTS = {
     'stem and downsampling': r'_Network\.model\.backbone\.downsample_layers\.\d',
     'large kernels': r'.*\.token_mixer',
@@ -29,15 +29,16 @@ PARTS = {
 
 @dataclass(frozen=True)
 class Complexity:
-    """Of one model at one input size. Multiply-adds are those of one image.
+    """The counts of one model at one input size. Multiply-adds are for one image.
 
     Attributes:
-        params: Parameters.
-        kept_params: Parameters left at the density: of the sparse part's 2-D and 4-D weights this share, and all others.
-        macs: Multiply-adds of convolutions, linear layers and attention.
-        kept_macs: Multiply-adds left at the density.
-        parts: Dense multiply-adds of the backbone's parts: 'stem and downsampling', 'large kernels', 'small kernels', 'h', 'MLP', 'other',
-            and of the 'head'. Small kernels merge into the large ones and do not count in ``macs``; nor does h.
+        params: Number of parameters.
+        kept_params: Number of parameters that remain at the density. The density applies to the 2-D and 4-D weights of the sparse
+            modules; all other parameters count in full.
+        macs: Multiply-adds of convolutions, linear layers, and attention.
+        kept_macs: Multiply-adds that remain at the density.
+        parts: Dense multiply-adds of the parts of the backbone ('stem and downsampling', 'large kernels', 'small kernels', 'h', 'MLP',
+            'other') and of the 'head'. ``macs`` includes neither 'small kernels', which merge into the large ones, nor 'h'.
     """
 
     params: int
@@ -48,18 +49,18 @@ class Complexity:
 
 
 def complexity(cfg: Config, size: tuple[int, int], density: float = 1.0) -> Complexity:
-    """Count a config's model.
+    """Count the parameters and multiply-adds of a config's model.
 
-    Nothing is computed: the model runs on torch's meta device. Depthwise convolutions count every tap of the full kernel, as a dense
-    evaluation would need them, also those beyond the map.
+    The model runs on torch's meta device, so nothing is computed. A depthwise convolution counts every tap of the full kernel, as in a
+    dense evaluation, including the taps beyond the map.
 
     Args:
-        cfg: A classifier, segmentor or detector of OpenMMLab.
+        cfg: Config of a classifier, segmentor, or detector of OpenMMLab.
         size: (H, W) of the input.
-        density: Share of the 2-D and 4-D weights that are kept in the backbone, and in a classifier's head.
+        density: Fraction of the 2-D and 4-D weights that are kept in the backbone, and in the head of a classifier.
 
     Returns:
-        The counts. A segmentor's auxiliary head has parameters, but does not run in inference.
+        The counts. The auxiliary head of a segmentor has parameters but does not run in inference, so it has no multiply-adds.
     """
     scope = cfg.get('default_scope', 'mmengine')
     init_default_scope(scope)
@@ -85,7 +86,7 @@ def complexity(cfg: Config, size: tuple[int, int], density: float = 1.0) -> Comp
 
 
 class _Network(nn.Module):
-    """Runs a model as a part of itself, so that the counter names every part from the same root."""
+    """Wrap a model, so that the FLOP counter names every part from the same root."""
 
     def __init__(self, model: nn.Module, run: Callable[[nn.Module, Tensor], object]) -> None:
         super().__init__()
@@ -97,7 +98,11 @@ class _Network(nn.Module):
 
 
 def _take_small_kernels(backbone: nn.Module) -> dict[str, tuple[int, int]]:
-    """Take the small branches out: they merge. Returns their taps, and the large kernel's, by the token mixer's name."""
+    """Remove the small branches, because they merge into the large kernels.
+
+    Returns:
+        The number of taps of the small and of the large kernel, by the name of the token mixer.
+    """
     taken = {}
     for name, module in backbone.named_modules():
         if isinstance(module, TokenMixer) and module.small is not None:
@@ -108,12 +113,13 @@ def _take_small_kernels(backbone: nn.Module) -> dict[str, tuple[int, int]]:
 
 
 def _positional_embeddings(backbone: nn.Module) -> int:
+    """Count the multiply-adds that sum the positional embeddings h, once for each kernel."""
     stages = [stage for stage in getattr(backbone, 'stages', []) if getattr(stage, 'pos_embed', None) is not None]
     return sum(block.token_mixer.conv_channels * stage.pos_embed[0].numel() for stage in stages for block in stage)
 
 
 def run_detector(model: nn.Module, image: Tensor) -> None:
-    """A detector's network without the selection of boxes, which depends on their values: heads see a fixed number of regions."""
+    """Run the network of a detector without selecting boxes, which depends on values. The heads process a fixed number of regions."""
     features = model.extract_feat(image)
     model.rpn_head(features)
     heads = model.roi_head

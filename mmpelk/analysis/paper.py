@@ -1,25 +1,25 @@
-"""The figures that the paper prints (arXiv 2403.07589), and the config of each."""
+"""The numbers printed in the paper (arXiv 2403.07589), and the config for each."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-# Table 1 to 8: models with 40% sparsity keep this share of their 2-D and 4-D weights.
+# In Tables 1 to 8, models with 40% sparsity keep this fraction of their 2-D and 4-D weights.
 SPARSE = 0.6
 
 
 class Row(NamedTuple):
-    """A row of Table 2 (ADE20K, UperNet), 3 (COCO, Cascade Mask R-CNN) or 4 (ImageNet).
+    """A row of Table 2 (ADE20K, UperNet), Table 3 (COCO, Cascade Mask R-CNN), or Table 4 (ImageNet).
 
     Attributes:
         table: Number of the table.
-        method: As the paper calls it.
-        config: Its config below ``configs/``, without suffix; None for models that are not built here.
-        size: (H, W) of the input that multiply-adds are counted at.
-        density: Share of the weights that are kept.
-        params: Parameters in millions, as printed.
-        gmacs: 10^9 multiply-adds, as printed (called FLOPs there).
-        quality: mIoU, box AP / mask AP, or top-1, as printed.
+        method: Name of the model in the paper.
+        config: Path of the config below ``configs/``, without the suffix; None for models that mmpelk does not build.
+        size: (H, W) of the input for which multiply-adds are counted.
+        density: Fraction of the weights that are kept.
+        params: Printed number of parameters, in millions.
+        gmacs: Printed number of multiply-adds, in 10^9. The paper calls them FLOPs.
+        quality: Printed mIoU, box AP / mask AP, or top-1 accuracy.
     """
 
     table: int
@@ -85,7 +85,7 @@ ROWS = [
     Row(4, 'PeLK-B', 'pelk_b_in1k_384', (384, 384), SPARSE, 89, 54.0, '85.6 top-1'),
     Row(4, 'PeLK-B-101', 'pelk_b101_in1k_384', (384, 384), SPARSE, 90, 68.3, '85.8 top-1'),
 ]
-# Why a row differs from the paper by more than rounding.
+# The reasons why rows differ from the paper by more than rounding, by table, method, and input size.
 EXPLANATIONS = {
     (2, 'RepLKNet-B', '512x2048'): "RepLKNet's own figure; it fits the model without the auxiliary head",
     (4, 'PeLK-T', '224x224'): 'the same backbone agrees to 0.2% in Tables 2 and 3: 5.6 is not 0.6 of the dense count',
@@ -94,11 +94,11 @@ EXPLANATIONS = {
 
 
 def explanation(table: int, method: str, size: str) -> str:
-    """Why our count of a row differs, or nothing."""
+    """Return the reason why our count of a row differs from the paper, or an empty string."""
     return EXPLANATIONS.get((table, method, size), '')
 
 
-# Table 5: half grid of a 33x33 kernel, parameter ratio, top-1.
+# Table 5: half grid of a 33x33 kernel, parameter ratio, top-1 accuracy.
 TABLE5 = [
     ((1,) * 17, 1.00, 81.4),
     ((2,) * 8 + (1,), 0.27, 81.0),
@@ -107,16 +107,16 @@ TABLE5 = [
     ((8, 4, 2, 1, 1, 1), 0.11, 81.4),
     ((1, 1, 2, 4, 8, 1), 0.11, 80.5),
 ]
-# Table 6: centre size of a 51x51 kernel, half grid, the centre's share of the area in percent, top-1.
+# Table 6: center size of a 51x51 kernel, half grid, the center's share of the area in percent, top-1 accuracy.
 TABLE6 = [
     (1, (11, 8, 4, 2, 1), 0.04, 80.8),
     (3, (10, 8, 4, 2, 1, 1), 0.35, 81.1),
     (5, (9, 8, 4, 2, 1, 1, 1), 0.96, 81.6),
     (7, (8, 8, 4, 2, 1, 1, 1, 1), 1.88, 81.6),
 ]
-# Fig. 2: growth of a convolution's parameters from kernel size 7 to 51.
+# Fig. 2: growth of the parameters of a convolution from kernel size 7 to 51, as a factor.
 FIG2 = dict(dense=53.1, stripe=7.3)
-# Fig. 5: shares of the backbone's multiply-adds, PeLK-T in UperNet at 2048x512.
+# Fig. 5: shares of the backbone's multiply-adds, for PeLK-T in UperNet at 2048x512.
 FIG5 = {'large kernels': 0.25, 'h': 0.0005}
-# Table 8: images a second on an A100, float32, 224 px.
+# Table 8: images per second on an A100, in float32 at 224x224 pixels.
 TABLE8 = {'SLaK-T': 754, 'PeLK-T': 1138, 'PeLK-101-T': 1077}

@@ -1,4 +1,4 @@
-"""The effective receptive field (Fig. 4), by the method of RepLKNet (arXiv 2203.06717, section 4.4) and SLaK."""
+"""Compute and draw the effective receptive field (Fig. 4) with the method of RepLKNet (arXiv 2203.06717, section 4.4) and SLaK."""
 
 from __future__ import annotations
 
@@ -9,31 +9,78 @@ import cv2
 import mmcv
 import numpy as np
 import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmpelk.apis.images import read_image
+from mmpelk.checkpoints import check_fit, check_prefix, model_weights, read_checkpoint
+from mmpelk.utils.errors import build_errors
 
-# The shares of the total contribution that RepLKNet's and SLaK's tables state.
+# The shares of the total contribution in the tables of RepLKNet and SLaK.
 SHARES = (0.2, 0.3, 0.5, 0.99)
-CENTRE = (0.5, 0.5)
+CENTER = (0.5, 0.5)
+# Before the logarithm, heat maps scale the contributions so that the largest has this value.
+LARGEST = 1e3
+
+
+def build_backbone(cfg: Config, checkpoint: str | Path | None) -> nn.Module:
+    """Build the backbone of a config.
+
+    Args:
+        cfg: The config.
+        checkpoint: Checkpoint of the config's model. Without one, the backbone is initialized as for training.
+
+    Raises:
+        InputError: If the backbone cannot be built, or the checkpoint is missing, broken, unsafe, or does not match it.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    with build_errors():
+        backbone = MODELS.build(cfg.model.backbone)
+    if checkpoint:
+        weights = read_checkpoint(checkpoint)
+        check_prefix(weights, 'backbone.', checkpoint)
+        weights = model_weights(weights, 'backbone.')
+        check_fit(weights, backbone, checkpoint)
+        backbone.load_state_dict(weights)
+    else:
+        backbone.init_weights()
+    return backbone
+
+
+def without_pooling(backbone: nn.Module) -> Callable[[Tensor], Sequence[Tensor]]:
+    """Return a function that runs a backbone and outputs feature maps, even if the backbone of a classifier pools them.
+
+    The backbone is unchanged between the calls.
+    """
+
+    def forward(x: Tensor) -> Sequence[Tensor]:
+        pools = getattr(backbone, 'gap_before_final_norm', False)
+        backbone.gap_before_final_norm = False
+        try:
+            return backbone(x)
+        finally:
+            backbone.gap_before_final_norm = pools
+
+    return forward
 
 
 def contribution_map(
-    backbone: Callable[[Tensor], Sequence[Tensor]], images: Iterable[Tensor], at: tuple[float, float] = CENTRE
+    backbone: Callable[[Tensor], Sequence[Tensor]], images: Iterable[Tensor], at: tuple[float, float] = CENTER
 ) -> NDArray[np.float64]:
-    """How much each input pixel contributes to one position of the last feature map, its centre by default.
+    """Compute how much each input pixel contributes to one position of the last feature map.
 
-    The gradient of the position's positive activations, summed over channels, with respect to the image; its positive part, summed
-    over colours and averaged over the images.
+    This is the gradient of the position's positive activations, summed over channels, with respect to the image. The positive part of
+    the gradient is summed over colors and averaged over the images.
 
     Args:
-        backbone: In eval mode; returns a tuple whose last entry is an (N, C, h, w) map.
-        images: Normalised (1, 3, H, W) images of one size.
-        at: The position, (y, x), as shares of height and width.
+        backbone: Backbone in eval mode. It returns a sequence whose last entry is an (N, C, h, w) map.
+        images: Normalized (1, 3, H, W) images of one size.
+        at: (y, x) of the position, as fractions of height and width. Defaults to the center.
 
     Returns:
-        (H, W).
+        (H, W) array.
     """
     total: NDArray[np.float64] | None = None
     count = 0
@@ -51,14 +98,14 @@ def contribution_map(
 
 
 def area_ratios(
-    contribution: NDArray[np.float64], shares: Sequence[float] = SHARES, at: tuple[float, float] = CENTRE
+    contribution: NDArray[np.float64], shares: Sequence[float] = SHARES, at: tuple[float, float] = CENTER
 ) -> dict[float, float]:
-    """The area of the smallest square around a position that holds each share of the contribution, over the area of the map.
+    """Compute the area of the smallest square around a position with each share of the contribution, divided by the area of the map.
 
     Args:
-        contribution: (H, W), H = W.
-        shares: In (0, 1).
-        at: The position, (y, x), as shares of height and width.
+        contribution: (H, W) array with H = W.
+        shares: Shares of the total contribution, in (0, 1).
+        at: (y, x) of the position, as fractions of height and width.
     """
     size = contribution.shape[0]
     row, column = (int(share * size) for share in at)
@@ -73,22 +120,48 @@ def area_ratios(
 
 
 def heat_map(contribution: NDArray[np.float64], size: int = 512) -> NDArray[np.uint8]:
-    """The contribution as a (size, size, 3) RGB picture, on RepLKNet's scale: log10(x + 1), brightest at 1."""
-    logs = np.log10(contribution / max(contribution.max(), 1e-30) * 1e3 + 1)
+    """Draw a contribution map as a (size, size, 3) RGB picture. As in RepLKNet, the scale is log10(x + 1)."""
+    logs = np.log10(contribution / max(contribution.max(), 1e-30) * LARGEST + 1)
     scaled = (255 * logs / max(logs.max(), 1e-30)).astype(np.uint8)
     scaled = cv2.resize(scaled, (size, size), interpolation=cv2.INTER_AREA)
     return cv2.applyColorMap(scaled, cv2.COLORMAP_VIRIDIS)[..., ::-1]
 
 
+def heat_map_on_image(
+    contribution: NDArray[np.float64], image: NDArray[np.uint8], at: tuple[float, float], size: int = 512
+) -> NDArray[np.uint8]:
+    """Draw a contribution map over its image, with a cross at the position.
+
+    Args:
+        contribution: (H, W) array of the image resized to a square.
+        image: (H, W, 3) RGB image.
+        at: (y, x) of the position, as fractions of height and width.
+        size: Length of the longer side of the picture in pixels.
+
+    Returns:
+        RGB picture with the aspect ratio of the image.
+    """
+    factor = size / max(image.shape[:2])
+    width, height = (round(factor * length) for length in image.shape[1::-1])
+    background = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
+    field = cv2.resize(heat_map(contribution, size), (width, height), interpolation=cv2.INTER_AREA)
+    picture = cv2.addWeighted(background, 0.35, field, 0.65, 0)
+    cv2.drawMarker(picture, (int(at[1] * width), int(at[0] * height)), (255, 60, 60), cv2.MARKER_CROSS, 24, 2)
+    return picture
+
+
 def load_images(
     images: Iterable[str | Path | NDArray[np.uint8]], size: int, mean: Sequence[float], std: Sequence[float]
 ) -> Iterable[Tensor]:
-    """Images of one size, as RepLKNet prepares them: resized to size x size, RGB, normalised; (1, 3, size, size) each.
+    """Prepare images as RepLKNet does: RGB, resized to a square, and normalized.
 
     Args:
         images: Files, or (H, W, 3) RGB arrays.
-        size: In pixels.
-        mean, std: Of each RGB channel, on the scale of 0 to 255.
+        size: Height and width in pixels.
+        mean, std: Values for each RGB channel, on the scale of 0 to 255.
+
+    Yields:
+        (1, 3, size, size) tensors.
     """
     for image in images:
         if not isinstance(image, np.ndarray):

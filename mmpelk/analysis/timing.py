@@ -1,4 +1,4 @@
-"""Times of several calls, measured side by side."""
+"""Time several calls side by side."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from pathlib import Path
 
 import torch
 
+# Duration of a turn in seconds. A turn repeats a short call for as long.
 TURN = 0.02
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Of one call, in milliseconds.
+    """The time of one call in milliseconds.
 
     Attributes:
-        median: Of the timed rounds.
-        fastest, slowest: Of the timed rounds.
-        rounds: How many there were.
+        median: Median of the timed rounds.
+        fastest, slowest: Extremes of the timed rounds.
+        rounds: Number of timed rounds.
     """
 
     median: float
@@ -39,14 +40,14 @@ def interleaved(
     budget: float = 10.0,
     progress: Callable[[], None] = lambda: None,
 ) -> dict[str, Timing]:
-    """Time calls in turn, so that what else the machine does hits all alike.
+    """Time calls in turn, so that other load on the machine affects all of them equally.
 
     Args:
-        calls: By name.
-        device: Where they run: on a GPU its own clock counts (CUDA events).
-        rounds: Timed turns of each call; one or two come first, to warm up. A turn repeats a short call for ``TURN`` seconds.
-        budget: Seconds for each call: one too slow for all rounds takes part in fewer, at least one.
-        progress: Called after each turn.
+        calls: The calls by name.
+        device: Device on which they run. On a GPU, CUDA events measure the time.
+        rounds: Number of timed turns for each call, after one or two turns to warm up. A turn repeats a short call for ``TURN`` seconds.
+        budget: Seconds for each call. A call that is too slow for all rounds takes part in fewer, but in at least one.
+        progress: Function to call after each turn.
     """
     device = torch.device(device)
 
@@ -58,7 +59,7 @@ def interleaved(
     repeats, turns = {}, {}
     for name, call in calls.items():
         took = seconds(call)
-        if took < TURN or device.type == 'cuda':  # a GPU's first call may compile and tune
+        if took < TURN or device.type == 'cuda':  # the first call on a GPU may compile and tune
             took = seconds(call)
         repeats[name] = max(1, int(TURN / took))
         turns[name] = max(1, min(rounds, int(budget / took)))
@@ -71,7 +72,7 @@ def interleaved(
 
 
 def machine(device: torch.device | str) -> dict[str, str | int]:
-    """What figures are to be read with: device, threads, versions, day."""
+    """Describe the conditions of a measurement: device, threads, versions, and date."""
     device = torch.device(device)
     name = torch.cuda.get_device_name(device) if device.type == 'cuda' else _cpu()
     return dict(

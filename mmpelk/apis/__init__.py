@@ -1,6 +1,6 @@
-"""Trained models in a few lines.
+"""Use trained models in a few lines of Python.
 
-``inference(init_model(config, checkpoint), 'photographs/', out_dir='overlays')`` predicts and draws (docs/deployment.md).
+``inference(init_model(config, checkpoint), 'photographs/', out_dir='overlays')`` predicts and draws; see docs/deployment.md.
 """
 
 from .inference import inference, predict, predictions

@@ -1,4 +1,4 @@
-"""Images in and pictures out: image files, folders, and videos as sources; predictions as pictures and videos."""
+"""Read image files, folders, and videos, and draw predictions as pictures and videos."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from mmpelk.utils.errors import InputError, first_line
 
 IMAGES = ('.bmp', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
 VIDEOS = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.webm')
-# Smaller images are magnified before drawing, so that names are legible.
+# Smaller images are magnified before drawing, so that class names are legible.
 DRAWN_SIZE = 512
-# Photographs are smaller. Predictions on larger images would need tens of gigabytes.
+# Predictions on larger images need tens of gigabytes. Photographs are smaller.
 MAX_PIXELS = 2**25
 
 
@@ -31,7 +31,7 @@ class Source:
     """An image or a video.
 
     Attributes:
-        name: The file's without its ending.
+        name: The file name without its suffix.
         frames: Image files, (H, W, 3) uint8 BGR arrays, or a video that reads them one by one.
     """
 
@@ -40,10 +40,12 @@ class Source:
 
     @property
     def is_video(self) -> bool:
+        """Whether the source is a video."""
         return isinstance(self.frames, mmcv.VideoReader)
 
     @property
     def picture_name(self) -> str:
+        """The file name of the drawing."""
         return f'{self.name}{".mp4" if self.is_video else ".png"}'
 
 
@@ -52,10 +54,10 @@ Inputs = Input | Sequence[Input]
 
 
 def find_sources(inputs: Inputs) -> list[Source]:
-    """The images and videos that ``inputs`` of :func:`inference` name, those of a folder in the order of their names.
+    """Find the images and videos in the ``inputs`` of :func:`mmpelk.apis.inference`. Those of a folder are sorted by name.
 
     Raises:
-        InputError: If a folder holds no image, or a video is missing or unreadable.
+        InputError: If a folder has no image, or a video is missing or unreadable.
     """
     sources = []
     for item in [inputs] if isinstance(inputs, Input) else inputs:
@@ -73,14 +75,14 @@ def find_sources(inputs: Inputs) -> list[Source]:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """The image files of a folder, by name.
+    """Return the image files in a folder, sorted by name.
 
     Raises:
-        InputError: If there is none.
+        InputError: If there are none.
     """
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGES)
     if not files:
-        raise InputError(f'folder {folder} holds no image; expected files ending in {", ".join(IMAGES)}')
+        raise InputError(f'folder {folder} has no images; expected files ending in {", ".join(IMAGES)}')
     return files
 
 
@@ -88,34 +90,34 @@ def _video(path: str | Path) -> mmcv.VideoReader:
     if not Path(path).is_file():
         raise InputError(f'video {path} does not exist')
     video = mmcv.VideoReader(str(path))
-    if video.frame_cnt < 1:  # mmcv counts negative frames in some broken files
+    if video.frame_cnt < 1:  # mmcv reports a negative count for some broken files
         raise InputError(f'cannot read video {path}: OpenCV finds no frame in it')
     return video
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """An image file as (H, W, 3) uint8 BGR, turned as its EXIF says.
+    """Read an image file as an (H, W, 3) uint8 BGR array, rotated according to its EXIF data.
 
     Raises:
-        InputError: If the file is missing, no image, truncated, or too large.
+        InputError: If the file is missing, truncated, too large, or not an image.
     """
     try:
         with Image.open(path) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
-                raise InputError(f'image {path} has {width}x{height} pixels; make it smaller than {MAX_PIXELS:,} in all')
+                raise InputError(f'image {path} has {width}x{height} pixels; scale it down to at most {MAX_PIXELS:,} pixels')
             image.load()
         return mmcv.imread(str(path), channel_order='bgr', backend='pillow')
     except FileNotFoundError as error:
         raise InputError(f'image {path} does not exist') from error
     except Image.DecompressionBombError as error:
-        raise InputError(f'image {path} is too large, make it smaller than {MAX_PIXELS:,} pixels: {error}') from error
+        raise InputError(f'image {path} is too large; scale it down to at most {MAX_PIXELS:,} pixels: {error}') from error
     except (OSError, SyntaxError) as error:  # Pillow reports a broken PNG as a SyntaxError
         raise InputError(f'cannot read image {path}: {first_line(error)}') from error
 
 
 def draw(model: nn.Module, cfg: Config, image: np.ndarray, sample: BaseDataElement) -> np.ndarray:
-    """A picture of the prediction on an image, both (H, W, 3) uint8 BGR."""
+    """Draw a prediction on its image. Image and drawing are (H, W, 3) uint8 BGR arrays. Small images are magnified."""
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         visualizer = VISUALIZERS.build({'name': 'drawing', **cfg.visualizer, 'vis_backends': None})
     visualizer.dataset_meta = model.dataset_meta
@@ -129,7 +131,7 @@ def draw(model: nn.Module, cfg: Config, image: np.ndarray, sample: BaseDataEleme
 
 
 def _magnify(sample: BaseDataElement, factor: int) -> BaseDataElement:
-    """Enlarge what a sample says about pixels by a whole factor."""
+    """Scale the label maps, boxes, and masks of a sample by an integer factor."""
     if 'pred_sem_seg' in sample:
         sample.pred_sem_seg = PixelData(data=_repeat(sample.pred_sem_seg.data, factor))
     if 'pred_panoptic_seg' in sample:
@@ -147,7 +149,7 @@ def _repeat(maps: Tensor, factor: int) -> Tensor:
 
 @contextlib.contextmanager
 def picture_writer(source: Source, out_dir: Path) -> Iterator[Callable[[np.ndarray], None]]:
-    """Takes BGR pictures of a source; a video appears once it is complete."""
+    """Provide a function that writes the BGR pictures of a source. A video file appears only once it is complete."""
     if not source.is_video:
         yield lambda picture: mmcv.imwrite(picture, str(out_dir / source.picture_name))
         return
@@ -165,7 +167,7 @@ def picture_writer(source: Source, out_dir: Path) -> Iterator[Callable[[np.ndarr
 
     try:
         yield write
-        video.release()  # there is one: a video without frames is an error before
+        video.release()  # it exists, because a video without frames raises an error earlier
         unfinished.replace(out_dir / source.picture_name)
     finally:
         unfinished.unlink(missing_ok=True)

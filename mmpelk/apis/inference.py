@@ -1,4 +1,4 @@
-"""Predictions of segmentors, detectors, and classifiers through the inferencers of OpenMMLab."""
+"""Predict with segmentors, detectors, and classifiers through OpenMMLab's inferencers."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from .images import Inputs, draw, find_sources, picture_writer, read_image
 def inference(
     inferencer: BaseInferencer, inputs: Inputs, out_dir: str | Path | None = None, progress: bool = True
 ) -> list[BaseDataElement]:
-    """Predictions on images, folders of images and videos.
+    """Predict on images, folders of images, and videos.
 
     Args:
-        inferencer: From :func:`init_model`.
-        inputs: An image file, a folder, a video file, an (H, W, 3) uint8 BGR array, what
-            :func:`find_sources` found, or several of them.
-        out_dir: Where to draw the predictions: a PNG for each image, an MP4 for each video. None draws nothing.
-        progress: Whether to show a bar with the time left.
+        inferencer: The result of :func:`init_model`.
+        inputs: An image file, a folder of images, a video file, an (H, W, 3) uint8 BGR array, a source from
+            :func:`mmpelk.apis.images.find_sources`, or a sequence of these.
+        out_dir: Folder for drawings of the predictions: a PNG for each image and an MP4 for each video. None draws nothing.
+        progress: Whether to show a progress bar with the remaining time.
 
     Returns:
-        One data sample for each image and frame, in order: ``pred_sem_seg``, ``pred_instances`` or ``pred_label``. Segmentors' logits
-        are left out, as they are many times larger than the image.
+        One data sample for each image and frame, in order, with ``pred_sem_seg``, ``pred_instances``, or ``pred_label``. The logits of
+        segmentors are removed because they are many times larger than the image.
 
     Raises:
-        InputError: If a file is missing or unreadable, a folder holds no image, or two results would get the same name.
+        InputError: If a file is missing or unreadable, a folder has no image, or two drawings would get the same name.
     """
     return list(predictions(inferencer, inputs, out_dir, progress))
 
@@ -43,12 +43,12 @@ def inference(
 def predictions(
     inferencer: BaseInferencer, inputs: Inputs, out_dir: str | Path | None = None, progress: bool = True
 ) -> Iterator[BaseDataElement]:
-    """The same one by one, for videos whose data samples would not fit in memory together."""
+    """Yield the data samples of :func:`inference` one by one, for videos whose data samples do not fit in memory together."""
     sources = find_sources(inputs)
     names = [source.picture_name for source in sources]
     if out_dir is not None and len(set(names)) < len(names):
         repeated = next(name for name in names if names.count(name) > 1)
-        raise InputError(f'two of the inputs would be drawn as {repeated}, one over the other')
+        raise InputError(f'two of the inputs would be drawn as {repeated}; rename one of them')
     bar = ProgressBar(sum(len(source.frames) for source in sources)) if progress else None
     for source in sources:
         with contextlib.ExitStack() as stack:
@@ -67,7 +67,9 @@ def predictions(
 
 
 def predict(inferencer: BaseInferencer, image: np.ndarray) -> BaseDataElement:
-    """The data sample of one (H, W, 3) uint8 BGR image, on the CPU. Not for several threads at once: it redirects stdout.
+    """Predict on one (H, W, 3) uint8 BGR image and return its data sample on the CPU.
+
+    This is not thread-safe, because it redirects stdout.
 
     Raises:
         InputError: If the array has another shape or type.
@@ -75,11 +77,11 @@ def predict(inferencer: BaseInferencer, image: np.ndarray) -> BaseDataElement:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
         raise InputError(f'images must be (H, W, 3) uint8 arrays, got {image.shape} {image.dtype}')
     with (
-        DefaultScope.overwrite_default_scope(inferencer.cfg.default_scope),  # another framework's model may be there, too
-        contextlib.redirect_stdout(io.StringIO()),  # they show a bar for each call
+        DefaultScope.overwrite_default_scope(inferencer.cfg.default_scope),  # another framework's model may be loaded too
+        contextlib.redirect_stdout(io.StringIO()),  # inferencers show a progress bar for each call
     ):
         result = inferencer(image, return_datasamples=True)
-    if isinstance(result, dict):  # mmdet's
+    if isinstance(result, dict):  # from mmdet
         result = result['predictions']
     sample = result[0] if isinstance(result, list) else result
     if 'seg_logits' in sample:

@@ -1,4 +1,4 @@
-"""Models of mmseg, mmdet, and mmpretrain from a config and a checkpoint."""
+"""Build models of mmseg, mmdet, and mmpretrain from a config and a checkpoint."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mmpelk.engine.config import read_config
 from mmpelk.utils.errors import InputError, build_errors, first_line
 from mmpelk.utils.torchvision_compat import declare_missing_operators
 
-# The visualizer of each framework, for configs that name none.
+# The visualizers of the frameworks, for configs without one.
 VISUALIZERS = dict(mmseg='SegLocalVisualizer', mmdet='DetLocalVisualizer', mmpretrain='UniversalVisualizer')
 
 
@@ -64,7 +64,7 @@ def _build_inferencer(cfg: Config, model: nn.Module) -> BaseInferencer:
 
     class LoadedInferencer(Inferencer):
         def _init_model(self, cfg, weights, device='cpu'):
-            return model  # instead of building another one and reading the checkpoint again
+            return model  # do not build it, or read the checkpoint, a second time
 
     return LoadedInferencer(cfg, device=device)
 
@@ -73,8 +73,8 @@ def load_model(cfg: Config, checkpoint_path: str | Path, device: str | None = No
     """Build the model of a config with the weights of a checkpoint, in eval mode, with ``dataset_meta`` set.
 
     Raises:
-        InputError: If the model cannot be built, if the device cannot be used, or if the checkpoint is missing, broken, unsafe, or
-            of another model, or does not name its classes.
+        InputError: If the model cannot be built, if the device cannot be used, if the checkpoint is missing, broken, unsafe, or of
+            another model, or if neither the checkpoint nor the config names the classes.
     """
     device = usable_device(device)
     declare_missing_operators()
@@ -90,10 +90,10 @@ def load_model(cfg: Config, checkpoint_path: str | Path, device: str | None = No
 
 
 def framework(cfg: Config) -> str:
-    """'mmseg', 'mmdet' or 'mmpretrain'.
+    """Return the framework of a config: 'mmseg', 'mmdet', or 'mmpretrain'.
 
     Raises:
-        InputError: If the config's ``default_scope`` is none of them.
+        InputError: If ``default_scope`` is none of them.
     """
     scope = cfg.get('default_scope')
     if scope not in VISUALIZERS:
@@ -102,10 +102,10 @@ def framework(cfg: Config) -> str:
 
 
 def usable_device(device: str | None) -> str:
-    """``device``, by default the GPU if there is one.
+    """Return ``device`` if torch can use it. None selects the GPU if there is one.
 
     Raises:
-        InputError: If torch cannot use it.
+        InputError: If torch cannot use the device.
     """
     device = device or get_device()
     try:
@@ -116,16 +116,21 @@ def usable_device(device: str | None) -> str:
 
 
 def normalization(model: nn.Module) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the model's preprocessor, (3, 1, 1) each, on the scale of 0 to 255; 0 and 1 where it has none."""
+    """Return the mean and standard deviation of the model's preprocessor, on the scale from 0 to 255, each of shape (3, 1, 1).
+
+    They are 0 and 1 if the preprocessor has none.
+    """
     preprocessor = model.data_preprocessor
     return getattr(preprocessor, 'mean', torch.zeros(3, 1, 1)), getattr(preprocessor, 'std', torch.ones(3, 1, 1))
 
 
 def dataset_meta(cfg: Config, checkpoint: dict, path: str | Path) -> dict:
-    """Classes and palette, as the checkpoint read from ``path`` or else the config's test data names them; a missing palette is drawn.
+    """Return the classes and the palette from the checkpoint that was read from ``path``, or else from the config's test dataset.
+
+    If there are classes without a palette, the colors are random, and the same in each call.
 
     Raises:
-        InputError: If neither does.
+        InputError: If neither names the classes.
     """
     meta = checkpoint.get('meta', {}).get('dataset_meta') or _dataset_meta((cfg.get('test_dataloader') or {}).get('dataset'))
     if not meta or meta.get('classes') is None:
@@ -137,7 +142,7 @@ def dataset_meta(cfg: Config, checkpoint: dict, path: str | Path) -> dict:
 
 
 def _dataset_meta(dataset: ConfigDict | None) -> dict | None:
-    """The classes and palette of a dataset's config, or of its class."""
+    """Return the classes and the palette from a dataset's config, or else from its class."""
     while dataset and 'dataset' in dataset:
         dataset = dataset.dataset
     if not dataset:

@@ -1,4 +1,4 @@
-"""Checkpoints: safe reading, atomic writing, foreign names, and whether one fits a model."""
+"""Read checkpoints safely, write them atomically, convert foreign names, and check that weights fit a model."""
 
 from .fit import check_fit, check_prefix
 from .hook import AtomicCheckpointHook

@@ -1,4 +1,4 @@
-"""Whether the weights of a checkpoint fit a model."""
+"""Check that the weights of a checkpoint fit a model."""
 
 from __future__ import annotations
 
@@ -13,31 +13,33 @@ from mmpelk.utils.errors import InputError
 
 from .reading import model_weights
 
-# A checkpoint that is loaded non-strictly must match at least this share of the model's tensors.
+# A checkpoint that is loaded non-strictly must match at least this fraction of the model's tensors.
 MIN_MATCHED = 0.5
 
 
 def check_prefix(checkpoint: Mapping[str, Any], prefix: str, path: str | Path) -> None:
-    """Check that a checkpoint has weights whose names begin so.
+    """Check that a checkpoint has weights whose names start with ``prefix``.
 
     Raises:
-        InputError: If it has none; the message names the beginnings there are.
+        InputError: If it has none. The message lists the prefixes that the checkpoint has.
     """
     if not model_weights(checkpoint, prefix):
         there = sorted({name.split('.')[0] + '.' for name in model_weights(checkpoint)})
-        names = f'its names begin with {", ".join(there[:8])}' if there else 'it holds no weights'
+        names = f'its names begin with {", ".join(there[:8])}' if there else 'it contains no weights'
         raise InputError(f"checkpoint {path} has no weights under prefix '{prefix}': {names}")
 
 
 def resized_shapes(weights: Mapping[str, Tensor], model: nn.Module) -> tuple[dict[str, Tensor], list[str]]:
-    """Resize the kernels in ``weights`` to the grids of every PeLK in the model, on the meta device: shapes without values.
+    """Compute the shapes that weights have once they are loaded into a model, which resizes kernels from other grids.
+
+    The kernels are resized on the meta device, which computes shapes without values.
 
     Args:
         weights: A state dict.
         model: The model to load into.
 
     Returns:
-        Tensors with the shapes that ``weights`` have once they are loaded, and one line for each stage that would be resized.
+        Meta tensors with the shapes after loading, and one line of text for each stage that would be resized.
 
     Raises:
         InputError: If a kernel does not match its grid.
@@ -48,25 +50,26 @@ def resized_shapes(weights: Mapping[str, Tensor], model: nn.Module) -> tuple[dic
 
 
 def _pelk_modules(model: nn.Module) -> list[tuple[str, PeLK]]:
-    """Every PeLK in a model, with the prefix of its names."""
+    """Return every PeLK in a model with the prefix of its names."""
     return [(f'{name}.' if name else '', module) for name, module in model.named_modules() if isinstance(module, PeLK)]
 
 
 def check_fit(
     weights: Mapping[str, Tensor], model: nn.Module, path: str | Path, strict: bool = True, resize: bool = True
 ) -> None:
-    """Check by names and shapes that weights belong to a model.
+    """Check by names and shapes that weights fit a model.
 
     Args:
         weights: The weights from the checkpoint.
         model: The model to load into.
         path: The checkpoint file, for the message.
-        strict: Whether names and shapes must match exactly. Otherwise at least half of the model's tensors must be matched, and shapes
-            may differ outside of PeLK, as those of a head for other classes do.
-        resize: Whether kernels of other grids match. They are resized on loading.
+        strict: Whether names and shapes must match exactly. Otherwise, at least half of the model's tensors must match, and shapes
+            may differ outside of PeLK, such as in a head for other classes.
+        resize: Whether kernels of other grids are allowed. They are resized on loading.
 
     Raises:
-        InputError: If they do not fit. The message counts what is missing, unexpected, and of another shape, with an example.
+        InputError: If the weights do not fit. The message gives the number of tensors that are missing, unexpected, or of another
+            shape, each with an example.
     """
     shapes, resized = resized_shapes(weights, model)
     if resized and not resize:
@@ -79,7 +82,7 @@ def check_fit(
     misshapen = [name for name in expected if name in shapes and shapes[name].shape != expected[name].shape]
     matched = len(expected) - len(missing) - len(misshapen)
     in_pelk = tuple(prefix for prefix, _ in _pelk_modules(model))
-    misshapen.sort(key=lambda name: not name.startswith(in_pelk))  # those of PeLK first
+    misshapen.sort(key=lambda name: not name.startswith(in_pelk))  # tensors of PeLK first
     pelk_misshapen = misshapen and misshapen[0].startswith(in_pelk)
     needed = len(expected) if strict else MIN_MATCHED * len(expected)
     if matched >= needed and not unexpected and not pelk_misshapen:
@@ -94,4 +97,6 @@ def check_fit(
     for kind, names in (('missing', missing), ('unexpected', unexpected)):
         if names:
             faults.append(f'{len(names)} are {kind} ({names[0]})')
-    raise InputError(f'checkpoint {path} is of another model: of {len(expected)} tensors, {matched} fit, ' + ', '.join(faults))
+    raise InputError(
+        f'checkpoint {path} belongs to another model: {matched} of {len(expected)} tensors fit, ' + ', '.join(faults)
+    )

@@ -1,4 +1,4 @@
-"""Foreign checkpoints: the names of ConvNeXt, SLaK and RepLKNet in PeLK's."""
+"""Rename the weights of ConvNeXt, SLaK, and RepLKNet checkpoints to PeLK's names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .fit import resized_shapes
 
 BLOCK = r'stages\.(\d+)\.(?:blocks\.)?(\d+)\.'
 OURS = r'backbone.stages.\1.\2.'
-# One list for all styles: official ConvNeXt and SLaK, timm's ConvNeXt, mmpretrain's ConvNeXt. Their names do not clash.
+# One list serves official ConvNeXt and SLaK, timm's ConvNeXt, and mmpretrain's ConvNeXt, because their names do not clash.
 RULES = [
     (r'stem\.(\d)\.', r'backbone.downsample_layers.0.\1.'),  # timm
     (r'stages\.(\d+)\.downsample\.(\d)\.', r'backbone.downsample_layers.\1.\2.'),  # timm
@@ -40,19 +40,23 @@ RULES = [
 
 
 class Row(NamedTuple):
-    """A line of the conversion's report: keys that differ only in stage and block number."""
+    """A line of the conversion report, for all keys that differ only in their stage and block numbers."""
 
     source: str
-    became: str
+    target: str
     count: int
     state: str
 
 
 def source_weights(checkpoint: Mapping[str, object], ema: bool = False) -> dict[str, Tensor]:
-    """The weights of a foreign checkpoint: under 'state_dict', 'model' or 'model_ema', or all of it.
+    """Return the weights of a foreign checkpoint without DDP's 'module.' prefix.
+
+    Args:
+        checkpoint: A checkpoint with the weights under 'state_dict' or 'model', or a state dict.
+        ema: Whether to take the averaged weights under 'model_ema'.
 
     Raises:
-        KeyError: If ``ema`` and there is no 'model_ema'.
+        KeyError: If ``ema`` is true and the checkpoint has no 'model_ema'.
     """
     key = 'model_ema' if ema else next((key for key in ('state_dict', 'model') if key in checkpoint), None)
     weights = checkpoint if key is None else checkpoint[key]
@@ -60,9 +64,9 @@ def source_weights(checkpoint: Mapping[str, object], ema: bool = False) -> dict[
 
 
 def convert_name(name: str) -> str | None:
-    """PeLK's name, with 'backbone.' or 'head.', for a foreign one; None if there is none.
+    """Return PeLK's name for a foreign name, with the prefix 'backbone.' or 'head.', or None if PeLK has no such weight.
 
-    Names that are PeLK's already stay.
+    PeLK's own names are returned unchanged.
     """
     if re.match(r'backbone\.stages\.\d+\.\d+\.token_mixer\.', name):
         return name
@@ -77,21 +81,21 @@ def convert_name(name: str) -> str | None:
 def convert(weights: Mapping[str, Tensor], model: nn.Module) -> tuple[dict[str, Tensor], list[Row]]:
     """Rename foreign weights to a model's names.
 
-    A depthwise kernel without a grid of its own becomes one on the dense grid, so that loading carries it to any other.
+    A depthwise kernel without a ``half_grid`` is given the dense grid, so that it is resized on loading if the model has another grid.
 
     Args:
-        weights: By their foreign names.
-        model: A classifier, segmentor or detector with a PeLK as ``backbone``, or a PeLK itself.
+        weights: The weights by their foreign names.
+        model: A classifier, segmentor, or detector with a PeLK as ``backbone``, or a PeLK itself.
 
     Returns:
-        The weights that fit the model, by names with 'backbone.' or 'head.', and the report: what a key became, what fits nothing,
-        and what of the model is missing.
+        The weights that fit the model, by names with the prefix 'backbone.' or 'head.', and the report: the new name of each key, the
+        keys that are not used, and the model's weights that are missing.
     """
-    renamed, became = {}, {}
+    renamed, targets = {}, {}
     for source, value in weights.items():
         name = convert_name(source)
         if name is not None:
-            renamed[name], became[source] = value, name
+            renamed[name], targets[source] = value, name
     for name in [name for name in renamed if re.search(r'token_mixer\.large\.weight$', name)]:
         grid = name.replace('.weight', '.half_grid')
         renamed.setdefault(grid, torch.ones(renamed[name].shape[-1] // 2 + 1, dtype=torch.long))
@@ -109,26 +113,26 @@ def convert(weights: Mapping[str, Tensor], model: nn.Module) -> tuple[dict[str, 
         else:
             fits[name] = value
             states[name] = 'loaded' if on_grid[own].shape == value.shape else 'loaded, resized'
-    rows = [(source, became.get(source, '-'), states.get(became.get(source), 'unused: unknown name')) for source in weights]
+    rows = [(source, targets.get(source, '-'), states.get(targets.get(source), 'unused: unknown name')) for source in weights]
     rows += [('-', name, 'missing') for name in expected if prefix + name not in fits and not name.endswith('half_grid')]
     return fits, _grouped(rows)
 
 
 def matched_share(fits: Mapping[str, Tensor], model: nn.Module) -> float:
-    """The share of the backbone's tensors that converted weights fill."""
+    """Return the fraction of the backbone's tensors for which there are converted weights."""
     backbone = model if isinstance(model, PeLK) else model.backbone
     return sum(f'backbone.{name}' in fits for name in backbone.state_dict()) / len(backbone.state_dict())
 
 
 def format_table(rows: list[Row]) -> str:
-    """The report as text, one line a row."""
-    header = Row('key', 'became', 'keys', 'state')
+    """Format the report as text, one line per row."""
+    header = Row('key', 'new key', 'keys', 'state')
     widths = [max(len(str(row[i])) for row in [header, *rows]) for i in range(2)]
     return '\n'.join(f'{row[0]:{widths[0]}}  {row[1]:{widths[1]}}  {row[2]:>4}  {row[3]}' for row in [header, *rows])
 
 
 def _grouped(rows: list[tuple[str, str, str]]) -> list[Row]:
-    """Join rows that differ only in stage and block number."""
+    """Join rows that differ only in their stage and block numbers."""
     counts: dict[tuple[str, str, str], int] = {}
     for source, name, state in rows:
         state = re.sub(r'\([\d, ]+\), the model needs \([\d, ]*\)', 'of another shape', state) if '*' in _starred(name) else state
@@ -138,5 +142,6 @@ def _grouped(rows: list[tuple[str, str, str]]) -> list[Row]:
 
 
 def _starred(name: str) -> str:
+    """Replace the stage and block numbers in a name with stars."""
     name = re.sub(r'stages\.\d+\.(blocks\.)?\d+\.', r'stages.*.\1*.', name)
     return re.sub(r'(stages|downsample_layers)\.\d+\.', r'\1.*.', name)

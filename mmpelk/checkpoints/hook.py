@@ -1,4 +1,4 @@
-"""The hook that saves checkpoints during training."""
+"""A hook that saves checkpoints during training."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ from .writing import UNFINISHED, write_atomically
 
 @HOOKS.register_module()
 class AtomicCheckpointHook(CheckpointHook):
-    """mmengine's CheckpointHook, which removes outdated checkpoints before it saves, in another order: save, point
-    ``last_checkpoint`` at the new file, then remove. ``tools/train.py`` puts it in CheckpointHook's place.
+    """Save checkpoints so that a complete one exists at any moment.
+
+    mmengine's CheckpointHook removes outdated checkpoints before it saves a new one. This hook first saves the new checkpoint, then
+    writes its path to ``last_checkpoint``, and then removes the outdated one. ``tools/train.py`` uses it in place of CheckpointHook.
     """
 
     def before_train(self, runner) -> None:
+        """Remove unfinished files that an earlier run left behind when it was killed."""
         super().before_train(runner)
         if is_main_process() and isinstance(self.file_backend, LocalBackend):
             for leftover in Path(self.out_dir).glob(f'.*{UNFINISHED}'):
@@ -56,31 +59,32 @@ class AtomicCheckpointHook(CheckpointHook):
             self._remove(self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(outdated)))
 
     def _save_best_checkpoint(self, runner, metrics) -> None:
-        with self._removals_afterwards():
+        with self._postponed_removals():
             super()._save_best_checkpoint(runner, metrics)
 
     @contextlib.contextmanager
-    def _removals_afterwards(self) -> Iterator[None]:
+    def _postponed_removals(self) -> Iterator[None]:
+        """Postpone the removal of files until the context ends."""
         backend, removed = self.file_backend, []
-        self.file_backend = _RemovesLater(backend, removed)
+        self.file_backend = _PostponingBackend(backend, removed)
         try:
             yield
         finally:
             self.file_backend = backend
         for path in removed:
-            # A new best of the same name has replaced the old one already.
+            # A new best checkpoint with the same name has already replaced the old one.
             if path not in (self.best_ckpt_path, *getattr(self, 'best_ckpt_path_dict', {}).values()):
                 self._remove(path)
 
     def _remove(self, path: str) -> None:
         if self.file_backend.isfile(path):
             self.file_backend.remove(path)
-        elif self.file_backend.isdir(path):  # DeepSpeed saves folders
+        elif self.file_backend.isdir(path):  # DeepSpeed saves a checkpoint as a folder
             self.file_backend.rmtree(path)
 
 
-class _RemovesLater:
-    """A file backend that only notes what is to be removed."""
+class _PostponingBackend:
+    """A file backend that records the paths to remove and does not remove them."""
 
     def __init__(self, backend: Any, removed: list[str]) -> None:
         self._backend = backend

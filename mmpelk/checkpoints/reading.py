@@ -1,4 +1,4 @@
-"""Reading checkpoints without running code from them."""
+"""Read checkpoints without running code from them."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ from mmpelk.utils.errors import InputError, first_line
 
 from .safe_types import allow_mmengine_types
 
+# torch's error messages span several lines. The line that contains one of these texts names the type that was refused.
+REFUSALS = ('GLOBAL', 'Unsupported', 'Can only build')
+
 
 def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, Any]:
     """Read a checkpoint file without running code from it (``weights_only=True``).
 
     Args:
-        path: A local file, of ``torch.save`` or, if its name ends so, of safetensors.
-        map_location: As for ``torch.load``.
+        path: A local file that ``torch.save`` wrote, or a safetensors file if its suffix is ``.safetensors``.
+        map_location: See ``torch.load``.
 
     Raises:
-        InputError: If there is no such file, or it is truncated, or holds anything but tensors and plain or mmengine types.
+        InputError: If the file does not exist, is truncated, or contains anything but tensors, plain Python types, and mmengine's types.
     """
     path = Path(path)
     if not path.is_file():
@@ -34,23 +37,28 @@ def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, An
 
 
 def load_safely(file: Any, name: str, map_location: Any) -> dict[str, Any]:
-    """Read a checkpoint from a path or a binary file object with ``weights_only=True``; ``name`` is for messages.
+    """Read a checkpoint with ``weights_only=True``.
+
+    Args:
+        file: A path or a binary file object.
+        name: The name of the checkpoint in error messages.
+        map_location: See ``torch.load``.
 
     Raises:
-        InputError: See :func:`read_checkpoint`.
+        InputError: If the file is truncated, or contains anything but tensors, plain Python types, and mmengine's types.
     """
     allow_mmengine_types()
     try:
         checkpoint = torch.load(file, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
-        refused = [line.strip() for line in str(error).splitlines() if 'GLOBAL' in line or 'Unsupported' in line]
+        refused = [line.strip() for line in str(error).splitlines() if any(text in line for text in REFUSALS)]
         if not refused:
-            raise InputError(f'checkpoint {name} is truncated or no checkpoint: {first_line(error)}') from error
+            raise InputError(f'checkpoint {name} is truncated or not a checkpoint: {first_line(error)}') from error
         raise InputError(f'checkpoint {name} cannot be loaded safely: {refused[0]}') from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise InputError(f'checkpoint {name} is truncated or no checkpoint: {first_line(error)}') from error
+        raise InputError(f'checkpoint {name} is truncated or not a checkpoint: {first_line(error)}') from error
     if not isinstance(checkpoint, dict):
-        raise InputError(f'checkpoint {name} holds a {type(checkpoint).__name__}; expected a dict with weights')
+        raise InputError(f'checkpoint {name} contains a {type(checkpoint).__name__}; expected a dict with weights')
     return checkpoint
 
 
@@ -61,13 +69,13 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise InputError(f'checkpoint {path} is truncated or no safetensors file: {first_line(error)}') from error
+        raise InputError(f'checkpoint {path} is truncated or not a safetensors file: {first_line(error)}') from error
 
 
 def model_weights(checkpoint: Mapping[str, Any], prefix: str = '') -> dict[str, Tensor]:
-    """The weights in a checkpoint, of the part named by ``prefix`` and without it; without DDP's 'module.' in front.
+    """Return the weights whose names start with ``prefix``, by their names without it. DDP's 'module.' prefix is removed first.
 
-    mmengine's EMA hook saves the averaged weights as 'state_dict', so these are what an EMA checkpoint gives.
+    mmengine's EMAHook saves the averaged weights under 'state_dict', so an EMA checkpoint yields these.
     """
     weights = checkpoint.get('state_dict', checkpoint)
     weights = {name.removeprefix('module.'): value for name, value in weights.items() if isinstance(value, Tensor)}

@@ -1,4 +1,4 @@
-"""Safe checkpoint reading and atomic file writing for all of mmengine in this process."""
+"""Make mmengine read checkpoints safely and write files atomically in this process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mmpelk.utils.errors import InputError, first_line
 from .reading import load_safely, read_checkpoint
 from .writing import write_atomically
 
-# OpenMMLab and torch put the first digits of a file's SHA-256 in front of the suffix: name-cad485de.pth.
+# OpenMMLab and torch put the first digits of a file's SHA-256 before the suffix, as in name-cad485de.pth.
 HASH = re.compile(r'-([a-f0-9]{8,64})\.')
 
 
@@ -31,9 +31,9 @@ def install_safe_io() -> None:
         from mmpelk.checkpoints import install_safe_io
         install_safe_io()
 
-    Afterwards ``load_from``, ``resume``, and ``init_cfg`` never run code from a checkpoint, wherever it lies: local files, URLs, and
-    object stores are read with ``weights_only=True``. The schemes that lead to mmengine's own unsafe reading (``torchvision://``,
-    ``open-mmlab://``, and so on) are refused. Files that mmengine writes locally appear only once they are complete.
+    Afterwards, ``load_from``, ``resume``, and ``init_cfg`` never run code from a checkpoint: local files, URLs, and object stores are
+    read with ``weights_only=True``. Schemes that mmengine can only read unsafely (``torchvision://``, ``open-mmlab://``, and so on)
+    are refused. Files that mmengine writes locally appear only once they are complete.
     """
     for prefixes, loader in (
         ('', load_from_local),
@@ -46,20 +46,20 @@ def install_safe_io() -> None:
 
 
 def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """Read a local file."""
+    """Read a checkpoint from a local file."""
     return read_checkpoint(filename, map_location)
 
 
 def load_from_http(filename: str, map_location: Any = None, model_dir: str | None = None) -> dict[str, Any]:
-    """Read a URL, which is downloaded once per machine into torch's cache or ``model_dir``.
+    """Read a checkpoint from a URL. The file is downloaded once per machine, to ``model_dir`` or torch's cache.
 
     Raises:
-        InputError: If it cannot be downloaded, or its content does not have the hash that the URL names.
+        InputError: If the file cannot be downloaded or does not match the hash in the URL.
     """
     folder = Path(model_dir or Path(torch.hub.get_dir(), 'checkpoints'))
     path = folder / Path(urlparse(filename).path).name
     folder.mkdir(parents=True, exist_ok=True)
-    # The processes of a machine wait for the first one. A second machine downloads for itself, unless it shares the folder.
+    # One process of each machine downloads the file while the others wait. Machines that share the folder download it once.
     with FileLock(f'{path}.lock'):
         if not path.exists():
             hash_prefix = HASH.search(path.name)
@@ -71,22 +71,22 @@ def load_from_http(filename: str, map_location: Any = None, model_dir: str | Non
 
 
 def load_from_store(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """Read a file from an object store that mmengine's file backends reach."""
+    """Read a checkpoint from an object store with mmengine's file backends."""
     return load_safely(io.BytesIO(fileio.get(filename)), filename, map_location)
 
 
 def refuse(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """Refuse a scheme that leads to mmengine's own unsafe reading."""
-    raise InputError(f'checkpoint {filename} cannot be loaded safely by this scheme; download the file and give its path')
+    """Refuse a scheme that mmengine can only read unsafely."""
+    raise InputError(f'checkpoint {filename} cannot be loaded safely through this scheme; download the file and pass its path')
 
 
 class AtomicLocalBackend(LocalBackend):
-    """mmengine's access to local files, through which it saves checkpoints. Files appear only once they are complete."""
+    """A replacement for mmengine's LocalBackend, which saves the checkpoints. Files appear only once they are complete."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write bytes."""
+        """Write bytes to a file."""
         write_atomically(obj, filepath)
 
     def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
-        """Write text."""
+        """Write text to a file."""
         write_atomically(obj.encode(encoding), filepath)

@@ -1,4 +1,4 @@
-"""Writing files so that a kill at any moment leaves the previous one intact."""
+"""Write files so that a process killed at any moment leaves the previous version intact."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ UNFINISHED = '.unfinished'
 
 
 def write_atomically(content: bytes, path: str | Path) -> None:
-    """Write a file that appears only once it is complete; until then, an earlier one of its name stays."""
+    """Write a file that appears only once it is complete. Until then, a previous file with its name remains."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, unfinished = tempfile.mkstemp(prefix=f'.{path.name}-', suffix=UNFINISHED, dir=path.parent)
@@ -34,13 +34,14 @@ def write_atomically(content: bytes, path: str | Path) -> None:
 
 
 def _umask() -> int:
+    """Return the process's umask, which can only be read by setting it."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
 
 
 def write_checkpoint(checkpoint: dict[str, Any], path: str | Path) -> None:
-    """Save a checkpoint with ``torch.save``, atomically."""
+    """Save a checkpoint atomically with ``torch.save``."""
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
     write_atomically(buffer.getvalue(), path)

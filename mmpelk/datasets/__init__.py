@@ -1,4 +1,4 @@
-"""The embedded data sets, and checks of the data that users bring."""
+"""Datasets made from scikit-learn's digits, and checks of the user's own data."""
 
 from .check_seg_map import CheckSegMap
 from .digit_scenes import CLASSES, DIGIT_CLASSES, PALETTE, make_digit_scenes

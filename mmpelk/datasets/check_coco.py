@@ -1,4 +1,4 @@
-"""A check of COCO annotation files, before a data set silently leaves out what does not fit."""
+"""Check COCO annotation files, from which a dataset would otherwise drop invalid items silently."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 
 from mmpelk.utils.errors import InputError, first_line
 
-# A box may stick out of its image by a rounding error.
-SLACK_PIXELS = 2
+# A box may extend beyond its image by a rounding error.
+MAX_OUTSIDE_PIXELS = 2
 
 
 def check_coco(ann_file: str | Path, image_dir: str | Path, classes: Sequence[str]) -> None:
-    """Check that a COCO annotation file is whole and fits its images and the classes.
+    """Check that a COCO annotation file is complete and matches its images and the classes.
 
-    mmdet itself would train on fewer classes, and skip boxes outside their image, without a word.
+    mmdet would silently train on fewer classes and skip boxes outside their image.
 
     Args:
         ann_file: The JSON file.
@@ -24,22 +24,23 @@ def check_coco(ann_file: str | Path, image_dir: str | Path, classes: Sequence[st
         classes: Names that must be among the file's categories.
 
     Raises:
-        InputError: At the first fault, naming the file and the item.
+        InputError: If the file is invalid. The message names the file and the first invalid item.
     """
     try:
         data = json.loads(Path(ann_file).read_bytes())
     except ValueError as error:
-        raise InputError(f'{ann_file} is no valid JSON: {first_line(error)}') from error
+        raise InputError(f'{ann_file} is not valid JSON: {first_line(error)}') from error
     for key in ('images', 'annotations', 'categories'):
         if not isinstance(data, dict) or not isinstance(data.get(key), list):
-            raise InputError(f"{ann_file} has no list '{key}', as a COCO file must")
+            raise InputError(f"{ann_file} is not a COCO file: it has no list '{key}'")
     try:
         _check_items(Path(ann_file), data, image_dir, classes)
     except (KeyError, TypeError) as error:
-        raise InputError(f'{ann_file} is no COCO file: an item lacks or misuses {first_line(error)}') from error
+        raise InputError(f'{ann_file} is not a COCO file: an item has a missing or invalid {first_line(error)}') from error
 
 
 def _check_items(ann_file: Path, data: dict, image_dir: str | Path, classes: Sequence[str]) -> None:
+    """Raise an InputError at the first item that is invalid, or a KeyError or TypeError if it is malformed."""
     names = [category['name'] for category in data['categories']]
     missing = [name for name in classes if name not in names]
     if missing:
@@ -53,7 +54,7 @@ def _check_items(ann_file: Path, data: dict, image_dir: str | Path, classes: Seq
     images = {image['id']: image for image in data['images']}
     for image in images.values():
         if os.path.normpath(image['file_name']) not in present:
-            raise InputError(f"{ann_file} names image '{image['file_name']}' (id {image['id']}), which is not in {image_dir}")
+            raise InputError(f"{ann_file} lists image '{image['file_name']}' (id {image['id']}), which is not in {image_dir}")
     category_ids = {category['id'] for category in data['categories']}
     for item in data['annotations']:
         where = f'{ann_file}, annotation {item["id"]}'
@@ -62,7 +63,7 @@ def _check_items(ann_file: Path, data: dict, image_dir: str | Path, classes: Seq
         if item['category_id'] not in category_ids:
             raise InputError(f'{where}: category_id {item["category_id"]} is not among the categories')
         image, (left, top, width, height) = images[item['image_id']], item['bbox']
-        inside = left >= -SLACK_PIXELS and left + width <= image['width'] + SLACK_PIXELS
-        if not inside or top < -SLACK_PIXELS or top + height > image['height'] + SLACK_PIXELS:
+        inside = left >= -MAX_OUTSIDE_PIXELS and left + width <= image['width'] + MAX_OUTSIDE_PIXELS
+        if not inside or top < -MAX_OUTSIDE_PIXELS or top + height > image['height'] + MAX_OUTSIDE_PIXELS:
             size = f'{image["width"]}x{image["height"]}'
-            raise InputError(f"{where}: box {item['bbox']} lies outside its image '{image['file_name']}' of {size}")
+            raise InputError(f"{where}: box {item['bbox']} is not inside its image '{image['file_name']}' of {size}")

@@ -1,7 +1,7 @@
-"""Digit scenes: a small segmentation and detection data set of real handwriting on real photographs, made on the spot.
+"""Generate digit scenes, a small segmentation and detection dataset of real handwriting on real photographs.
 
 Everything comes from scikit-learn: its 1797 handwritten digits and its two sample photographs. A scene shows the two photographs,
-darkened and cut along a line, with light digits on top that do not touch.
+darkened and separated by a straight line. Bright digits, which do not touch each other, are drawn on them.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ SOURCES_OF_PARTS = """Everything shown comes from scikit-learn:
 - temple: china.jpg by danielbuechele, https://www.flickr.com/photos/danielbuechele/6061409035, CC BY 2.0.
 - flower: flower.jpg by vultilion, https://www.flickr.com/photos/vultilion/6056698931, CC BY 2.0.
 
-The photographs are cropped, rescaled and darkened; the digits are enlarged, turned and tinted.
+The photographs are cropped, rescaled, and darkened. The digits are enlarged, rotated, and tinted.
 """
 SOURCES = f"""Digit scenes, written by mmpelk (tools/make_digit_scenes.py). {SOURCES_OF_PARTS}
 images/{{training,validation}}/*.jpg               scenes
-annotations/{{training,validation}}/*.png          label maps as ADE20K's: 0 unlabelled, 1-10 digits 0-9, 11 temple, 12 flower
+annotations/{{training,validation}}/*.png          label maps as in ADE20K: 0 unlabeled, 1-10 digits 0-9, 11 temple, 12 flower
 instances_{{training,validation}}.json             the digits as COCO instances: boxes and run-length masks, 10 categories
 """
 
@@ -49,31 +49,31 @@ class _Digit(NamedTuple):
 def make_digit_scenes(
     root: str | Path, num_training: int = 800, num_validation: int = 120, size: int = 128, seed: int = 0
 ) -> Path:
-    """Write the data set as an ADE20K-style folder, with COCO-style instance annotations beside it.
+    """Write the dataset to an ADE20K-style folder that also contains COCO-style instance annotations.
 
-    The same arguments write the same scenes. No digit is in both splits; both show the same two photographs. A
-    folder that already holds these scenes is left as it is; a new one appears only once it is complete.
+    The same arguments produce the same scenes. No digit is in both splits, but both show the same two photographs. A folder that
+    already contains these scenes is left unchanged. A new folder appears only once it is complete.
 
     Args:
-        root: The folder to make.
-        num_training: Number of training scenes, at least 1.
-        num_validation: Number of validation scenes, at least 1.
-        size: Height and width of a scene in pixels, from 64 to 256.
-        seed: Of everything drawn at random.
+        root: The folder to create.
+        num_training: Number of training scenes, at least 1. Default: 800.
+        num_validation: Number of validation scenes, at least 1. Default: 120.
+        size: Height and width of a scene in pixels, from 64 to 256. Default: 128.
+        seed: Seed of everything drawn at random. Default: 0.
 
     Returns:
         ``root``.
 
     Raises:
         ValueError: If a number is out of range.
-        FileExistsError: If ``root`` exists and does not hold these scenes.
+        FileExistsError: If ``root`` exists and does not contain these scenes.
     """
     counts = dict(training=num_training, validation=num_validation)
     for split, count in counts.items():
         if count < 1:
             raise ValueError(f'num_{split} must be at least 1, got {count}')
     if not 64 <= size <= 256:
-        raise ValueError(f'size must lie between 64 and 256 pixels, got {size}')
+        raise ValueError(f'size must be between 64 and 256 pixels, got {size}')
 
     def write(folder: Path) -> None:
         _write(folder, counts, size, seed)
@@ -83,6 +83,7 @@ def make_digit_scenes(
 
 
 def _write(root: Path, counts: dict[str, int], size: int, seed: int) -> None:
+    """Write the images, label maps, and instance annotations of both splits."""
     photos = load_photos()
     for split, digits in zip(SPLITS, split_digits(seed), strict=True):
         rng = np.random.default_rng([seed, SPLITS.index(split)])
@@ -107,7 +108,10 @@ def _write(root: Path, counts: dict[str, int], size: int, seed: int) -> None:
 
 
 def split_digits(seed: int) -> list[tuple[NDArray[np.float64], NDArray[np.int64]]]:
-    """Three quarters of the digits, class by class, for training and the others for validation, as (images, labels)."""
+    """Return the training split, which has three quarters of the digits of each class, and the validation split.
+
+    Each is a pair of images (N, 8, 8) in [0, 1] and labels (N,).
+    """
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -119,15 +123,16 @@ def split_digits(seed: int) -> list[tuple[NDArray[np.float64], NDArray[np.int64]
 
 
 def load_photos() -> list[NDArray[np.uint8]]:
+    """Return scikit-learn's two sample photographs, in RGB."""
     from sklearn.datasets import load_sample_image
 
     return [load_sample_image(name) for name in ('china.jpg', 'flower.jpg')]
 
 
 def _scene(rng: np.random.Generator, digits: tuple, photos: list, size: int) -> tuple[NDArray, NDArray, list[_Digit]]:
-    """An RGB image, its label map and the digits on it."""
+    """Return an RGB image, its label map, and the digits on it."""
     image, labels = background(rng, photos, size)
-    # A jittered 2 x 2 layout keeps the digits apart; one place in eight stays empty.
+    # A jittered 2 x 2 layout keeps the digits apart. One place in eight stays empty.
     half = size // 2
     placed = []
     for top, left in ((0, 0), (0, half), (half, 0), (half, half)):
@@ -147,7 +152,7 @@ def _scene(rng: np.random.Generator, digits: tuple, photos: list, size: int) -> 
 
 
 def background(rng: np.random.Generator, photos: list, size: int) -> tuple[NDArray, NDArray]:
-    """Crops of both photographs on the two sides of a line through the middle third, darkened."""
+    """Return darkened crops of the two photographs, separated by a line through the middle third, and the label map."""
     crops = []
     for photo in photos:
         side = int(rng.integers(size, min(2 * size, *photo.shape[:2]) + 1))
@@ -164,7 +169,7 @@ def background(rng: np.random.Generator, photos: list, size: int) -> tuple[NDArr
 
 
 def glyph(rng: np.random.Generator, digit: NDArray, box: int) -> NDArray:
-    """A digit, enlarged, slightly turned and shifted, as opacities in a box x box square with an empty rim."""
+    """Return a digit that is enlarged, slightly rotated, and shifted, as (box, box) opacities with an empty border."""
     side = rng.uniform(0.75, 0.95) * box
     angle = math.radians(rng.uniform(-12, 12))
     room = (box - 2 - side) / 2
@@ -177,11 +182,12 @@ def glyph(rng: np.random.Generator, digit: NDArray, box: int) -> NDArray:
     alpha = cv2.warpAffine(digit, np.column_stack([linear, offset]), (box, box), flags=cv2.INTER_CUBIC)
     alpha[[0, -1]] = 0
     alpha[:, [0, -1]] = 0
-    # Sharpen the blur of the enlargement, so that the edge of the stroke is a matter of a pixel.
+    # Sharpen the blur of the enlargement, so that the edge of a stroke is about one pixel wide.
     return np.clip((alpha - 0.45) * 6 + 0.5, 0, 1)
 
 
 def _coco_instance(digit: _Digit, image_id: int, instance_id: int) -> dict[str, Any]:
+    """Return a digit as a COCO instance."""
     rows, columns = np.nonzero(digit.mask)
     top, left = int(rows.min()), int(columns.min())
     return dict(
@@ -196,7 +202,7 @@ def _coco_instance(digit: _Digit, image_id: int, instance_id: int) -> dict[str, 
 
 
 def _run_lengths(mask: NDArray[np.bool_]) -> dict[str, list[int]]:
-    """COCO's uncompressed run-length code: column by column, runs of 0 and 1 in turn, 0 first."""
+    """Encode a mask in COCO's uncompressed run-length encoding: alternating runs of 0 and 1 in column order, starting with 0."""
     flat = np.concatenate([[False], mask.ravel(order='F'), [False]])
     changes = np.flatnonzero(flat[1:] != flat[:-1])
     ends = changes if len(changes) and changes[-1] == mask.size else np.append(changes, mask.size)

@@ -1,4 +1,4 @@
-"""Digit scenes as a dataset of mmseg. Configs that use it import this module with ``custom_imports``."""
+"""Digit scenes as an mmseg dataset. Configs that use it import this module with ``custom_imports``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .digit_scenes import CLASSES, PALETTE
 
 @DATASETS.register_module()
 class DigitScenesSegDataset(BaseSegDataset):
-    """Digit scenes: ten digits and two backgrounds, as label maps in ADE20K's form.
+    """The label maps of digit scenes, with ten digits and two backgrounds as classes, in ADE20K's format.
 
     Args:
         **kwargs: The arguments of :class:`mmseg.datasets.BaseSegDataset`.

@@ -1,4 +1,4 @@
-"""Digits: scikit-learn's handwritten digits as a small classification data set, drawn as in digit scenes."""
+"""Generate digits, a small classification dataset of scikit-learn's handwritten digits, drawn as in digit scenes."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ SPLITS = ('train', 'val')
 
 
 def make_digits(root: str | Path, size: int = 64, copies: int = 2, seed: int = 0) -> Path:
-    """Write the data set as mmpretrain's CustomDataset reads it: ``{train,val}/<digit>/*.jpg``.
+    """Write the dataset as ``{train,val}/<digit>/*.jpg``, the format of mmpretrain's CustomDataset.
 
-    Each image shows one digit on the two photographs. The digits are split as those of digit scenes with the same seed, so that what
-    is trained here has not seen what is validated there. The same arguments write the same images. A folder that already
-    holds them is left as it is; a new one appears only once it is complete.
+    Each image shows one digit on the two photographs. The splits are those of digit scenes with the same seed, so a model that is
+    pre-trained on these images has not seen the validation digits of digit scenes. The same arguments produce the same images. A
+    folder that already contains these images is left unchanged. A new folder appears only once it is complete.
 
     Args:
-        root: The folder to make.
-        size: Height and width of an image in pixels, from 32 to 256.
-        copies: Images of each training digit, at least 1; of a validation digit there is one.
-        seed: Of everything drawn at random.
+        root: The folder to create.
+        size: Height and width of an image in pixels, from 32 to 256. Default: 64.
+        copies: Number of images of each training digit, at least 1. There is one image of each validation digit. Default: 2.
+        seed: Seed of everything drawn at random. Default: 0.
 
     Returns:
         ``root``.
 
     Raises:
         ValueError: If a number is out of range.
-        FileExistsError: If ``root`` exists and does not hold these images.
+        FileExistsError: If ``root`` exists and does not contain these images.
     """
     if not 32 <= size <= 256:
-        raise ValueError(f'size must lie between 32 and 256 pixels, got {size}')
+        raise ValueError(f'size must be between 32 and 256 pixels, got {size}')
     if copies < 1:
         raise ValueError(f'copies must be at least 1, got {copies}')
 

@@ -1,4 +1,4 @@
-"""Folders of data that are made on the spot."""
+"""Create folders of generated data."""
 
 from __future__ import annotations
 
@@ -11,17 +11,25 @@ from typing import Any
 
 
 def make_folder(root: str | Path, made_with: dict[str, Any], write: Callable[[Path], None]) -> Path:
-    """Have a folder written, unless it was written with the same settings before; it appears only once it is complete.
+    """Create a folder unless it exists already with the same settings. It appears only once it is complete.
+
+    Args:
+        root: The folder to create.
+        made_with: The settings, which are saved in the folder as ``made_with.json``.
+        write: Writes the files into a given folder.
+
+    Returns:
+        ``root``.
 
     Raises:
-        FileExistsError: If it exists and was not made with these settings.
+        FileExistsError: If ``root`` exists and was not created with these settings.
     """
     root = Path(root)
     stamp = root / 'made_with.json'
     if root.exists():
         if stamp.is_file() and json.loads(stamp.read_text()) == made_with:
             return root
-        raise FileExistsError(f'{root} exists and does not hold what is made with {made_with}; remove it or name another folder')
+        raise FileExistsError(f'{root} exists but was not made with {made_with}; remove it or choose another folder')
     root.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f'.{root.name}-', dir=root.parent))
     try:

@@ -1,4 +1,4 @@
-"""Trained models outside of the training framework: folded checkpoints, torch.export programs, ONNX files."""
+"""Use trained models without the training framework: folded checkpoints, torch.export programs, and ONNX files."""
 
 from .exporting import Exportable, check_onnx, export, metadata, to_onnx
 from .folding import fold

@@ -1,4 +1,4 @@
-"""Models as torch.export programs and ONNX files of standard operators, with the normalization of the images inside."""
+"""Export models as torch.export programs and ONNX files of standard operators, including the normalization of the images."""
 
 from __future__ import annotations
 
@@ -23,21 +23,22 @@ from .folding import relative_difference
 
 OPSET = 20
 PARTS = ('model', 'neck', 'backbone')
-# Where height and width are free, torch.export takes a map of one position for another case than larger ones.
+# With dynamic sizes, torch.export treats a feature map of size 1 as a separate case.
 MIN_FREE = 2 * MIN_INPUT
 TOLERANCE, AGREEMENT = 1e-3, 0.999
 
 
 class Exportable(nn.Module):
-    """What is exported of a model: images in, logits or feature maps out.
+    """The part of a model that is exported. It maps images to logits or feature maps.
 
     Args:
         model: A classifier of mmpretrain, a segmentor of mmseg, or a detector of mmdet, in eval mode.
-        part: 'model' for the logits, 'neck' or 'backbone' for feature maps. Detectors have no 'model': between their logits lie
-            region proposals and non-maximum suppression, whose sizes depend on the image.
+        part: 'model' for the logits, 'neck' or 'backbone' for feature maps. Detectors cannot be exported as 'model', because they
+            contain region proposals and non-maximum suppression, whose sizes depend on the image.
 
     Raises:
-        InputError: If the model lacks the part.
+        InputError: If the model does not have the part, its logits are not a fixed graph, or its preprocessor does more than
+            normalize.
     """
 
     def __init__(self, model: nn.Module, part: str) -> None:
@@ -46,15 +47,15 @@ class Exportable(nn.Module):
             raise InputError(f'part must be one of {PARTS}, got {part!r}')
         if part == 'model' and task(model) == 'detection':
             raise InputError(
-                "part 'model' of a detector cannot be exported: its region proposals and non-maximum suppression are no fixed graph; "
-                "take 'neck' or 'backbone', or MMDeploy for the whole"
+                "part 'model' of a detector cannot be exported, because region proposals and non-maximum suppression are not a fixed "
+                "graph; export part 'neck' or 'backbone', or use MMDeploy for the whole detector"
             )
         if part == 'neck' and getattr(model, 'neck', None) is None:
-            raise InputError(f"{type(model).__name__} has no neck; take part 'backbone'")
+            raise InputError(f"{type(model).__name__} has no neck; export part 'backbone'")
         self.model, self.part = model, part
         for name, value in zip(('mean', 'std'), normalization(model), strict=True):
             self.register_buffer(name, value.clone())
-        # mmpretrain's preprocessor has the first name, mmengine's the second, mmseg 1.2's the third; without it the model sees BGR.
+        # The names in mmpretrain, mmengine, and mmseg 1.2. If no flag is set, the model takes BGR.
         flags = [
             getattr(model.data_preprocessor, name, False) for name in ('to_rgb', '_channel_conversion', 'channel_conversion')
         ]
@@ -63,24 +64,31 @@ class Exportable(nn.Module):
 
     @torch.no_grad()
     def _check_normalization(self) -> None:
+        """Raise InputError unless the preprocessor computes the same as this module on random pixels."""
         pixels = torch.randint(0, 256, (3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
         prepared = self.model.data_preprocessor(dict(inputs=[pixels], data_samples=None), False)['inputs']
-        if not torch.allclose(self._normalised(pixels.flip(0)[None].float()), prepared[0].cpu(), atol=1e-4):
-            raise InputError(f'{type(self.model.data_preprocessor).__name__} does more than normalise; export knows only that')
+        if not torch.allclose(self._normalize(pixels.flip(0)[None].float()), prepared[0].cpu(), atol=1e-4):
+            raise InputError(
+                f'{type(self.model.data_preprocessor).__name__} does more than normalize; only normalization can be exported'
+            )
 
-    def _normalised(self, images: Tensor) -> Tensor:
+    def _normalize(self, images: Tensor) -> Tensor:
         return ((images if self.takes_rgb else images.flip(1)) - self.mean) / self.std
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Logits or feature maps.
+        """Compute logits or feature maps.
 
         Args:
             images: (N, 3, H, W), RGB, from 0 to 255.
 
         Returns:
-            Classifiers: (N, classes). Segmentors: (N, classes, H, W). Parts: a feature map for each output.
+            Logits of shape (N, classes) for classifiers and (N, classes, H, W) for segmentors. For 'neck' and 'backbone', one feature
+            map per output.
+
+        Raises:
+            InputError: If the head does not return a single tensor of logits.
         """
-        x = self._normalised(images)
+        x = self._normalize(images)
         if self.part == 'backbone':
             return self.model.backbone(x)
         if self.part == 'neck':
@@ -88,7 +96,7 @@ class Exportable(nn.Module):
         logits = self.model(x, mode='tensor')
         if not isinstance(logits, Tensor) or logits.ndim not in (2, 4):
             raise InputError(
-                f"{type(self.model).__name__}'s head gives no single map or vector of logits; take part 'neck' or 'backbone'"
+                f"the head of {type(self.model).__name__} does not return a single tensor of logits; export part 'neck' or 'backbone'"
             )
         if logits.ndim == 2:
             return logits
@@ -96,8 +104,8 @@ class Exportable(nn.Module):
 
 
 def task(model: nn.Module) -> str:
-    """'segmentation', 'classification' or 'detection'."""
-    bases = {base.__name__ for base in type(model).__mro__}  # without importing three frameworks
+    """Return the task of a model: 'segmentation', 'classification', or 'detection'."""
+    bases = {base.__name__ for base in type(model).__mro__}  # isinstance would import all three frameworks
     if 'BaseSegmentor' in bases:
         return 'segmentation'
     return 'classification' if 'BaseClassifier' in bases else 'detection'
@@ -108,20 +116,20 @@ def export(module: Exportable, batch: int, size: Sequence[int], dynamic: bool = 
     """Trace a model into a program of torch's own operators, which runs without mmpelk.
 
     Args:
-        module: In eval mode; fold the backbone before (:func:`mmpelk.deployment.fold`).
-        batch: Images at once.
+        module: The model in eval mode, with a folded backbone (:func:`mmpelk.deployment.fold`).
+        batch: Number of images.
         size: Height and width.
-        dynamic: Whether batch and size are examples only, and others are taken, too, from 64x64.
+        dynamic: Whether the program takes any number of images of any size from 64x64. ``batch`` and ``size`` are then examples.
 
     Raises:
-        InputError: If the size is too small, or a kernel still lies on a grid.
+        InputError: If the size is too small, or a kernel is still on a sharing grid.
     """
     if any(isinstance(part, PeripheralConv2d) for part in module.modules()):
-        raise InputError('fold the backbone before it is exported (mmpelk.deployment.fold)')
+        raise InputError('fold the backbone before exporting it (mmpelk.deployment.fold)')
     check_size(batch, size, dynamic)
     shapes = None
     if dynamic:
-        batch = max(2, batch)  # a 1 would be taken for a constant
+        batch = max(2, batch)  # torch.export would make a 1 a constant
         shapes = ({0: Dim('batch'), 2: Dim('height', min=MIN_FREE), 3: Dim('width', min=MIN_FREE)},)
     program = torch.export.export(module, (torch.zeros(batch, 3, *size),), dynamic_shapes=shapes)
     return program.run_decompositions(
@@ -133,12 +141,12 @@ def export(module: Exportable, batch: int, size: Sequence[int], dynamic: bool = 
 
 
 def check_size(batch: int, size: Sequence[int], dynamic: bool) -> None:
-    """Raise InputError unless there is an image, and it is large enough."""
-    least = MIN_FREE if dynamic else MIN_INPUT
-    if batch < 1 or len(size) != 2 or min(size) < least:
+    """Raise InputError unless there is at least one image, and it is large enough."""
+    min_size = MIN_FREE if dynamic else MIN_INPUT
+    if batch < 1 or len(size) != 2 or min(size) < min_size:
         raise InputError(
-            f'cannot export for {batch} images of {"x".join(map(str, size))}: at least 1 of {least}x{least}'
-            f'{" where sizes are free" if dynamic else ""}'
+            f'cannot export for {batch} images of {"x".join(map(str, size))}; expected at least 1 image of {min_size}x{min_size}'
+            f'{" with dynamic sizes" if dynamic else ""}'
         )
 
 
@@ -147,7 +155,7 @@ def _plain_convolution(input, weight, bias, rows, columns, backend):
 
 
 def _pool_by_products(x: Tensor, output_size: Sequence[int]) -> Tensor:
-    """Adaptive average pooling, whose windows ONNX cannot choose while it runs, as two matrix products."""
+    """Compute adaptive average pooling as two matrix products, because ONNX has no pooling with windows that depend on the size."""
 
     def means(length: int, bins: int) -> Tensor:
         index, position = torch.arange(bins)[:, None], torch.arange(length)
@@ -159,7 +167,7 @@ def _pool_by_products(x: Tensor, output_size: Sequence[int]) -> Tensor:
 
 
 def metadata(module: Exportable, batch: int, size: Sequence[int], dynamic: bool) -> dict[str, str]:
-    """What a program around the ONNX file has to know, for its ``metadata_props``: JSON texts by key."""
+    """Return the ``metadata_props`` of the ONNX file as JSON texts: everything that a program needs to use the model."""
     meta = module.model.dataset_meta
     head = getattr(module.model, 'decode_head', getattr(module.model, 'head', None))
     independent = 'MultiLabel' in type(head).__name__ or getattr(head, 'out_channels', None) == 1
@@ -178,7 +186,14 @@ def metadata(module: Exportable, batch: int, size: Sequence[int], dynamic: bool)
 
 
 def to_onnx(program: ExportedProgram, properties: Mapping[str, str]) -> bytes:
-    """The program as an ONNX file, opset 20, input 'images', outputs 'logits' or 'features_0', 'features_1', ..."""
+    """Convert a program to the content of an ONNX file.
+
+    The file has opset 20, the input 'images', and the output 'logits' or the outputs 'features_0', 'features_1', and so on.
+
+    Args:
+        program: The result of :func:`export`.
+        properties: The result of :func:`metadata`.
+    """
     import onnx
 
     outputs = len(program.graph_signature.user_outputs)
@@ -195,24 +210,26 @@ def to_onnx(program: ExportedProgram, properties: Mapping[str, str]) -> bytes:
 
 @torch.no_grad()
 def check_onnx(content: bytes, module: Exportable, batches: Sequence[Tensor]) -> tuple[float, float]:
-    """Compare an ONNX file, run by onnxruntime, with the model.
+    """Run an ONNX file in onnxruntime and compare its outputs with the model's.
 
     Args:
-        content: The file.
-        module: What was exported, or the same before folding.
-        batches: Images, each (N, 3, H, W), RGB, from 0 to 255.
+        content: The content of the ONNX file.
+        module: The model that was exported, before or after folding.
+        batches: Batches of images, each (N, 3, H, W), RGB, from 0 to 255.
 
     Returns:
-        The largest difference relative to the largest output, and the share of logits' maxima that agree (1.0 for features).
+        The largest difference relative to the largest output, and the share of predictions (argmax of the logits) that agree, which
+        is 1.0 for feature maps.
 
     Raises:
-        InputError: If they differ by more than 1e-3, or less than 99.9% of the maxima agree.
+        InputError: If onnxruntime cannot load the file, the outputs differ by more than 1e-3, or less than 99.9% of the predictions
+            agree.
     """
     import onnxruntime
 
     try:
         session = onnxruntime.InferenceSession(content, providers=['CPUExecutionProvider'])
-    except Exception as error:  # onnxruntime's own types are many
+    except Exception as error:  # onnxruntime has many exception types and no common base
         raise InputError(f'onnxruntime cannot load the exported model: {first_line(error)}') from error
     worst, agreeing, total = 0.0, 0, 0
     for images in batches:
@@ -220,7 +237,7 @@ def check_onnx(content: bytes, module: Exportable, batches: Sequence[Tensor]) ->
         expected = [expected] if isinstance(expected, Tensor) else expected
         outputs = [torch.from_numpy(output) for output in session.run(None, dict(images=images.numpy()))]
         difference = relative_difference(outputs, expected)
-        if not difference < TOLERANCE:  # NaN is not
+        if not difference < TOLERANCE:  # also true for NaN
             raise InputError(f'the ONNX model differs from torch by {difference:.1e}, more than {TOLERANCE}')
         worst = max(worst, difference)
         if module.part == 'model':
@@ -228,5 +245,5 @@ def check_onnx(content: bytes, module: Exportable, batches: Sequence[Tensor]) ->
             total += expected[0][:, 0].numel()
     agreement = agreeing / total if total else 1.0
     if agreement < AGREEMENT:
-        raise InputError(f'the ONNX model and torch agree on {agreement:.2%} of the maxima, less than {AGREEMENT:.1%}')
+        raise InputError(f'the ONNX model and torch agree on {agreement:.2%} of the predictions, less than {AGREEMENT:.1%}')
     return worst, agreement

@@ -1,1 +1,1 @@
-"""From a command line to a running mmengine Runner: reading configs, checks before a run, and the Runner itself."""
+"""Start mmengine runs: read configs, check data and checkpoints, and build the Runner."""

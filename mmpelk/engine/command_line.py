@@ -1,4 +1,4 @@
-"""What all command-line tools share."""
+"""The parts that all command-line tools share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mmpelk.utils.torchvision_compat import declare_missing_operators
 
 
 def run_tool(main: Callable[[], None]) -> None:
-    """Run the main function of a tool that uses OpenMMLab: checkpoints are read safely, and wrong input ends in one line."""
+    """Run the main function of a tool that uses OpenMMLab. Checkpoints are read safely, and invalid input ends in one line."""
     with one_line_errors():
         install_safe_io()
         declare_missing_operators()

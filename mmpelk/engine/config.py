@@ -1,4 +1,4 @@
-"""Configs: from a file and a command line to what runs on this machine."""
+"""Read configs and adapt them to the command line and to the machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ from mmpelk.utils.errors import InputError, first_line
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """Read the config of a parsed command line and apply the shared options to it.
+    """Read the config that a command line names, and apply the options that the tools share to it.
+
+    Checkpoints are saved atomically, and AMP and distributed training are adapted to a machine without a GPU. No process group is
+    started.
+
+    Args:
+        args: The parsed options of :func:`mmpelk.engine.command_line.add_runner_arguments`.
 
     Raises:
         InputError: If the file is missing or is not a config, or an option does not apply to it.
@@ -33,6 +39,10 @@ def load_config(args: argparse.Namespace) -> Config:
 
 def read_config(path: str, options: dict | None = None) -> Config:
     """Read a config file and merge ``options`` into it.
+
+    Args:
+        path: The config file.
+        options: Values by dotted keys, such as ``{'model.backbone.type': 'PeLK'}``.
 
     Raises:
         InputError: If the file is missing or is not a config, or an option does not apply to it.
@@ -55,7 +65,7 @@ def read_config(path: str, options: dict | None = None) -> Config:
 
 
 def _adapt_to_machine(cfg: Config) -> None:
-    """On a machine without a GPU, train in float32 and without CUDA devices."""
+    """Train in float32 and without CUDA devices if the machine has no GPU."""
     if has_gpu():
         return
     if cfg.get('optim_wrapper', {}).get('type') == 'AmpOptimWrapper':
@@ -79,13 +89,13 @@ def has_gpu() -> bool:
 
 
 def enable_amp(cfg: Config) -> None:
-    """Switch mixed precision on (``--amp``).
+    """Enable automatic mixed precision (``--amp``).
 
     Raises:
         InputError: If there is no GPU, or the config has an optimizer wrapper that AMP cannot replace.
     """
     if not has_gpu():
-        raise InputError('--amp needs a GPU and there is none here; leave it out to train in float32')
+        raise InputError('--amp needs a GPU, and this machine has none; leave it out to train in float32')
     wrapper = cfg.optim_wrapper.get('type', 'OptimWrapper')
     if wrapper not in ('OptimWrapper', 'AmpOptimWrapper'):
         raise InputError(f'--amp replaces OptimWrapper, but the config has optim_wrapper.type={wrapper!r}')

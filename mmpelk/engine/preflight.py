@@ -1,4 +1,4 @@
-"""Checks of data, annotations, and checkpoints before a run. Invalid input ends here, in one line."""
+"""Check data, annotations, and checkpoints before a run, so that invalid input ends in one line."""
 
 from __future__ import annotations
 
@@ -19,21 +19,24 @@ from mmpelk.utils.errors import InputError
 
 
 def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
-    """Check that the folders and files that the datasets name exist.
+    """Check that the folders and files of the datasets exist, and that COCO annotations are valid.
+
+    Datasets inside of wrappers, such as RepeatDataset and ConcatDataset, are checked too. Remote stores are not checked.
 
     Args:
         cfg: The config.
-        splits: Of 'train', 'val', 'test'.
+        splits: Any of 'train', 'val', and 'test'. Splits without a dataloader are skipped.
 
     Raises:
-        InputError: If one is missing, or a folder of images is empty.
+        InputError: If a folder or an annotation file is missing, a folder is empty, a COCO file is invalid, or the model has another
+            number of classes than COCO data.
     """
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     for split in splits:
         loader = cfg.get(f'{split}_dataloader')
         for key, dataset in _datasets(loader.dataset, f'{split}_dataloader.dataset') if loader else ():
             if '://' in (dataset.get('data_root') or ''):
-                continue  # a remote store, which mmengine's file backends reach
+                continue  # a remote store that mmengine's file backends read
             root = Path(dataset.get('data_root') or '')
             hint = f'put the data there or set {key}.data_root'
             prefixes = dataset.get('data_prefix') or dataset.get('split') or {}
@@ -52,17 +55,17 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
 
 
 def _check_class_count(model: ConfigDict, count: int, key: str) -> None:
-    """Check that every head inside a detector's config has as many classes as the data."""
+    """Check that every head in a detector's config has as many classes as the data."""
     for name, value in model.items():
         if name == 'num_classes' and value != count:
-            raise InputError(f'{key}.num_classes is {value}, but the data set has {count} classes')
+            raise InputError(f'{key}.num_classes is {value}, but the dataset has {count} classes')
         for index, part in enumerate(value if isinstance(value, list) else [value]):
             if isinstance(part, dict):
                 _check_class_count(part, count, f'{key}.{name}.{index}' if isinstance(value, list) else f'{key}.{name}')
 
 
 def _datasets(dataset: ConfigDict, key: str) -> Iterator[tuple[str, ConfigDict]]:
-    """A dataset's config with its place in the config, or those inside if it is a wrapper."""
+    """Yield the config of a dataset and its dotted key, or those of the datasets inside if it is a wrapper."""
     if 'dataset' in dataset:
         yield from _datasets(dataset.dataset, f'{key}.dataset')
     elif 'datasets' in dataset:
@@ -73,20 +76,20 @@ def _datasets(dataset: ConfigDict, key: str) -> Iterator[tuple[str, ConfigDict]]
 
 
 def check_checkpoint(path: str | Path, model: nn.Module, strict: bool = True, prefix: str = '', resize: bool = True) -> dict:
-    """Check that a file the runner is about to load is safe, whole, and of this model.
+    """Check that a checkpoint which the runner is about to load is safe, complete, and of this model.
 
     Args:
-        path: The checkpoint; a file or a URL.
-        model: The model as built.
+        path: A file or a URL.
+        model: The model that the checkpoint is loaded into. It may be wrapped for distributed training or test-time augmentation.
         strict: See :func:`mmpelk.checkpoints.check_fit`.
-        prefix: Of the weights in the file that are the model's.
-        resize: Whether kernels may be of other grids.
+        prefix: Prefix of the model's weights in the checkpoint.
+        resize: Whether kernels of other grids are allowed. They are resized on loading.
 
     Returns:
         The checkpoint.
 
     Raises:
-        InputError: If it is not.
+        InputError: If the checkpoint cannot be read safely or does not fit the model.
     """
     checkpoint = CheckpointLoader.load_checkpoint(str(path), 'cpu')
     check_prefix(checkpoint, prefix, path)
@@ -95,10 +98,10 @@ def check_checkpoint(path: str | Path, model: nn.Module, strict: bool = True, pr
 
 
 def check_pretrained(model: nn.Module) -> None:
-    """Check the files that parts of the model start from (``init_cfg=dict(type='Pretrained', ...)``).
+    """Check the checkpoints that parts of the model are initialized from (``init_cfg=dict(type='Pretrained', ...)``).
 
     Raises:
-        InputError: If one fits less than half of its part, or is broken or unsafe.
+        InputError: If a checkpoint fits less than half of its part, or is broken or unsafe.
     """
     for module in unwrap(model).modules():
         inits = getattr(module, 'init_cfg', None) or []
@@ -112,10 +115,10 @@ def check_pretrained(model: nn.Module) -> None:
 
 
 def check_masks(checkpoint: dict, path: str | Path, runner: Runner) -> None:
-    """Check that a checkpoint to resume, read from ``path``, has the masks that the runner's sparsity hooks need.
+    """Check that a checkpoint to resume from, read from ``path``, has the masks that the runner's sparsity hooks need.
 
     Raises:
-        InputError: If it has none, or they are of another model.
+        InputError: If the checkpoint has no masks, or they are of another model.
     """
     for hook in runner.hooks:
         if isinstance(hook, SparsityHook):
@@ -123,7 +126,7 @@ def check_masks(checkpoint: dict, path: str | Path, runner: Runner) -> None:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside distributed and test-time augmentation wrappers."""
+    """Return the model inside of wrappers for distributed training and test-time augmentation."""
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
     return model

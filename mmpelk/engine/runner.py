@@ -1,4 +1,4 @@
-"""The mmengine Runner of the training and test tools."""
+"""The mmengine Runner that the training and test tools use."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .config import has_gpu
 
 
 class NamingPipeline(Compose):
-    """A data pipeline whose loading errors name the file.
+    """A data pipeline that names the file when it cannot be read.
 
     Args:
-        pipeline: The pipeline to run.
+        pipeline: The pipeline whose transforms are run.
     """
 
     def __init__(self, pipeline: Compose) -> None:
@@ -36,6 +36,7 @@ class NamingPipeline(Compose):
 
 
 def _is_readable(path: str) -> bool:
+    """Return whether Pillow can decode an image file."""
     try:
         with Image.open(path) as image:
             image.load()
@@ -45,10 +46,11 @@ def _is_readable(path: str) -> bool:
 
 
 class NamingRunner(Runner):
-    """mmengine's Runner over data sets whose errors name the file."""
+    """mmengine's Runner with data sets that name a file that cannot be read."""
 
     @staticmethod
     def build_dataloader(dataloader, *args, **kwargs):
+        """Build a data loader. Every pipeline in it, also inside of dataset wrappers, becomes a NamingPipeline."""
         loader = Runner.build_dataloader(dataloader, *args, **kwargs)
         datasets = [loader.dataset]
         for dataset in datasets:
@@ -60,10 +62,10 @@ class NamingRunner(Runner):
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build the runner, and with it the model.
+    """Build the runner and its model. With ``launcher='pytorch'`` on a CPU, start the process group with gloo.
 
     Raises:
-        InputError: If something in the config cannot be built.
+        InputError: If an object in the config cannot be built.
     """
     if cfg.launcher == 'pytorch' and not has_gpu() and not dist.is_initialized():
         dist.init_process_group('gloo')  # mmengine would select a CUDA device for each process
@@ -72,12 +74,12 @@ def build_runner(cfg: Config) -> Runner:
 
 
 def accumulate_gradients(runner: Runner) -> None:
-    """Reach the config's ``total_batch_size``, where it has one, by accumulating gradients over several iterations.
+    """Accumulate gradients over several iterations to reach the config's ``total_batch_size``, if it has one.
 
-    EMA hooks then average once for each step of the optimizer.
+    EMA hooks then average once per optimizer step.
 
     Raises:
-        InputError: If processes times batch size do not divide it.
+        InputError: If the total batch size is not a multiple of the number of processes times the batch size.
     """
     total = runner.cfg.get('total_batch_size')
     if total is None:
@@ -86,8 +88,8 @@ def accumulate_gradients(runner: Runner) -> None:
     steps, rest = divmod(total, runner.world_size * batch)
     if rest or steps < 1:
         raise InputError(
-            f'total_batch_size={total} is no multiple of {runner.world_size} processes x batch size {batch}; '
-            'set train_dataloader.batch_size to one that divides it'
+            f'total_batch_size={total} is not a multiple of {runner.world_size} processes x batch size {batch}; '
+            'change total_batch_size or train_dataloader.batch_size'
         )
     runner.optim_wrapper['accumulative_counts'] = steps
     for hook in runner.hooks:

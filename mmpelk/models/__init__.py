@@ -1,4 +1,4 @@
-"""The PeLK backbone for mmseg, mmdet and mmpretrain."""
+"""The PeLK backbone for mmseg, mmdet, and mmpretrain."""
 
 from .pelk import PeLK
 

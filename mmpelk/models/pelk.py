@@ -43,7 +43,7 @@ class PeLKBlock(nn.Module):
         channels: C.
         drop_path_rate: Probability of dropping the block's branch for an image.
         layer_scale_init_value: Initial value of the layer scale; 0 for no layer scale.
-        with_cp: Whether to recompute the MLP in the backward pass. The MLP holds most of the block's memory, and has no running
+        with_cp: Whether to recompute the MLP in the backward pass. The MLP uses most of the block's memory, and has no running
             statistics that a second pass would update twice.
         mixer: Arguments of :class:`TokenMixer`.
     """
@@ -234,7 +234,7 @@ class PeLKConvNeXt(BaseModule):
 
     def _build_deployed(self, deploy: str) -> None:
         if deploy not in ('plain', 'grid'):
-            raise ValueError(f"deploy must be None, 'plain' or 'grid', got {deploy!r}")
+            raise ValueError(f"deploy must be None, 'plain', or 'grid', got {deploy!r}")
         if self.init_cfg:
             raise ValueError(f'deploy={deploy!r} is for folded checkpoints, which init_cfg cannot load; set only one of them')
         self.switch_to_deploy(keep_grid=deploy == 'grid')
@@ -281,7 +281,7 @@ class PeLKConvNeXt(BaseModule):
         backend: str,
     ) -> None:
         if pos_embed not in ('shared', 'per_channel', None):
-            raise ValueError(f"pos_embed must be 'shared', 'per_channel' or None, got {pos_embed!r}")
+            raise ValueError(f"pos_embed must be 'shared', 'per_channel', or None, got {pos_embed!r}")
         if pos_embed is not None and self.kernel_form == 'stripe':
             raise ValueError(f"kernel_form='stripe' takes no positional embedding; set pos_embed=None, got {pos_embed!r}")
         check_pos_embed_mode(pos_embed_mode)
@@ -486,7 +486,7 @@ def _check_small_kernel(small_kernel: int | None, grids: Sequence[SharingGrid]) 
 
 
 def _empty_like(parameter: nn.Parameter, size: tuple[int, int]) -> nn.Parameter:
-    """A parameter with another height and width."""
+    """Return an uninitialized parameter with another height and width."""
     return nn.Parameter(parameter.new_empty((*parameter.shape[:-2], *size)), requires_grad=parameter.requires_grad)
 
 

@@ -1,4 +1,4 @@
-"""State dicts whose kernels were trained on other sharing grids."""
+"""Resize the kernels in state dicts that were trained on other sharing grids."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""On GPUs the fastest backend is measured, not predicted: they differ too much for one formula."""
+"""Timing of the backends on GPUs, which differ too much for one formula to predict the fastest backend."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ import torch
 from torch import Tensor
 
 _FASTEST: dict[tuple, ModuleType] = {}
-_LOCK = threading.Lock()  # two threads would disturb each other's times
+_LOCK = threading.Lock()  # threads that measure at the same time would distort each other's times
 
 
 def may_measure(device: torch.device) -> bool:
-    """Whether calls may be timed there: only on GPUs, not while a CUDA graph is captured, and not under
-    ``torch.use_deterministic_algorithms``, where each run must choose alike."""
+    """Return whether calls on ``device`` may be timed.
+
+    They may be timed only on GPUs, not while a CUDA graph is captured, and not under ``torch.use_deterministic_algorithms``, where
+    every run must make the same choice.
+    """
     if device.type != 'cuda' or torch.are_deterministic_algorithms_enabled():
         return False
     return not torch.cuda.is_current_stream_capturing()
@@ -26,11 +29,13 @@ def may_measure(device: torch.device) -> bool:
 def fastest(
     candidates: Sequence[ModuleType], input: Tensor, rows: Sequence[int], columns: Sequence[int], backward: bool
 ) -> ModuleType:
-    """The fastest of ``candidates`` on maps of the input's size, timed on the first call and remembered for sizes within a factor of
-    two; the first of them where ``may_measure`` says no. Raises the first one's error if all fail.
+    """Return the fastest of ``candidates`` on maps of the input's size.
+
+    The candidates are timed on the first call, and the result is reused for sizes within a factor of two. Where ``may_measure``
+    returns False, the first candidate is returned. An error of one candidate excludes it; if all fail, the first error is raised.
 
     Args:
-        candidates: Backends, in the order of preference.
+        candidates: Backends in order of preference.
         input: (N, C, H, W).
         rows, columns: Cell sizes of the kernel, cropped to the map.
         backward: Whether to time the backward pass.
@@ -50,7 +55,7 @@ def fastest(
 def _measure(
     candidates: Sequence[ModuleType], x: Tensor, rows: Sequence[int], columns: Sequence[int], backward: bool
 ) -> ModuleType:
-    # Nothing is drawn at random: a seeded training must not depend on what was measured.
+    # No random numbers are drawn, so that seeded training does not depend on what is measured.
     weight = torch.ones(x.shape[1], 1, len(rows), len(columns), device=x.device)
     times, errors = [], []
     for backend in candidates:
@@ -63,7 +68,7 @@ def _measure(
 
         try:
             times.append(_seconds(call, x.device))
-        except Exception as error:  # out of memory, or of what a library has for this shape: the others can serve
+        except Exception as error:  # such as no memory, or a shape that a library does not support: use another backend
             times.append(math.inf)
             errors.append(error)
     if len(errors) == len(candidates):
@@ -72,7 +77,7 @@ def _measure(
 
 
 def _seconds(call: Callable[[], None], device: torch.device) -> float:
-    """The least of three calls, after one to warm up."""
+    """Return the shortest time of three calls, after one warm-up call."""
     times = []
     for _ in range(4):
         torch.cuda.synchronize(device)

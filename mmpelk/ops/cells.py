@@ -1,4 +1,4 @@
-"""Kernels that are constant over cells: how a weight spreads over them, and how a map crops them."""
+"""Kernels that are constant over cells: expansion, its adjoint, and cropping to the map."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def expand(weight: Tensor, rows: Sequence[int], columns: Sequence[int]) -> Tensor:
-    """(..., len(rows), len(columns)) to (..., sum(rows), sum(columns)), each position a copy of its cell's weight."""
+    """Copy each weight to all positions of its cell: (..., len(rows), len(columns)) to (..., sum(rows), sum(columns))."""
     if max(rows) > 1:
         weight = weight.index_select(-2, _cell_index(tuple(rows), weight.device))
     if max(columns) > 1:
@@ -19,7 +19,7 @@ def expand(weight: Tensor, rows: Sequence[int], columns: Sequence[int]) -> Tenso
 
 
 def cell_sums(kernel: Tensor, rows: Sequence[int], columns: Sequence[int]) -> Tensor:
-    """The adjoint of :func:`expand`: sums within each cell."""
+    """Sum a kernel within each cell. This is the adjoint of :func:`expand`."""
     if max(rows) > 1:
         sums = kernel.new_zeros(*kernel.shape[:-2], len(rows), kernel.shape[-1])
         kernel = sums.index_add(-2, _cell_index(tuple(rows), kernel.device), kernel)
@@ -30,10 +30,10 @@ def cell_sums(kernel: Tensor, rows: Sequence[int], columns: Sequence[int]) -> Te
 
 
 def crop(cells: Sequence[int], length: int) -> tuple[tuple[int, ...], int]:
-    """The cells of a centred kernel that a map of ``length`` positions can meet, at most 2 length - 1 taps.
+    """Crop the cells of a centered kernel to the taps that can touch a map of ``length`` positions, at most 2 * length - 1.
 
     Returns:
-        The cells left, and how many were dropped at either end.
+        The remaining cells, and the number of cells removed at each end.
     """
     cells, dropped = list(cells), 0
     excess = max(0, sum(cells) // 2 - (length - 1))
@@ -49,14 +49,14 @@ def crop(cells: Sequence[int], length: int) -> tuple[tuple[int, ...], int]:
 
 
 def _cell_index(cells: tuple[int, ...], device: torch.device) -> Tensor:
-    """The cell that each position along one axis lies in."""
-    # torch.compile makes a constant of it, and warns of caches.
+    """Return the index of the cell that contains each position along one axis."""
+    # torch.compile turns the tensor into a constant, and warns about lru_cache.
     make = _make_cell_index.__wrapped__ if torch.compiler.is_compiling() else _make_cell_index
     return make(cells, device)
 
 
 @lru_cache(maxsize=256)
 def _make_cell_index(cells: tuple[int, ...], device: torch.device) -> Tensor:
-    # The cache outlives the caller's context: a tensor made in inference mode could not serve a backward pass later.
+    # The cache outlives the caller's context, and autograd cannot use a tensor created in inference mode.
     with torch.inference_mode(False):
         return torch.tensor([index for index, size in enumerate(cells) for _ in range(size)], device=device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import operator  # noqa: F401  (registers torch.ops.mmpelk.depthwise_conv2d)
+from .operator import convolve_on_cells
 from .sharing_grid import SharingGrid
 
 POS_EMBED_MODES = ('literal', 'inside')
@@ -24,7 +24,8 @@ def depthwise_conv2d(input: Tensor, weight: Tensor, bias: Tensor | None = None, 
             or on GPUs the one measured to be fastest.
 
     Returns:
-        (N, C, H, W), in the type and memory format of the input. 'fft' and 'native' compute half types in float32.
+        (N, C, H, W), in the type and memory format of the input; under autocast, in the autocast type. 'fft' and 'native' compute
+        half types in float32.
 
     Raises:
         ValueError: If a shape is wrong, or the backend is unknown or cannot run on the device and type of the input.
@@ -37,7 +38,7 @@ def depthwise_conv2d(input: Tensor, weight: Tensor, bias: Tensor | None = None, 
     if kh % 2 == 0 or kw % 2 == 0:
         raise ValueError(f'kernel sizes must be odd, got {kh}x{kw}')
     _check_bias(bias, channels)
-    return torch.ops.mmpelk.depthwise_conv2d(input, weight, bias, (1,) * kh, (1,) * kw, backend)
+    return convolve_on_cells(input, weight, bias, (1,) * kh, (1,) * kw, backend)
 
 
 def peripheral_conv2d(
@@ -79,7 +80,7 @@ def peripheral_conv2d(
     term = None
     if pos_embed is not None:
         term = pos_embed_term(weight, grid, pos_embed, tuple(input.shape[-2:]), pos_embed_mode)
-    output = torch.ops.mmpelk.depthwise_conv2d(input, weight, bias, grid.cells, grid.cells, backend)
+    output = convolve_on_cells(input, weight, bias, grid.cells, grid.cells, backend)
     return output if term is None else output + term.to(output.dtype)
 
 

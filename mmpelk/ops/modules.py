@@ -30,7 +30,7 @@ class PeripheralConv2d(nn.Module):
         half_grid: A buffer with the half grid. It stores the grid in checkpoints, because k' alone does not determine it.
 
     Raises:
-        ValueError: If an argument is invalid; the message names it.
+        ValueError: If a size, ``base``, or the backend is invalid. The message names the argument.
     """
 
     def __init__(
@@ -59,9 +59,10 @@ class PeripheralConv2d(nn.Module):
     def reset_parameters(self) -> None:
         """Initialize the weight so that each of the k'^2 cells contributes equally to the output's variance on smooth input.
 
-        On smooth input a cell of area A responds with A * w, so the variance is the sum of (A * std)^2 over the cells; it is set to
-        2. With one std for all weights, the outermost cells would amplify smooth input about 7 times (k = 51). About half of the
-        variance is lost on real maps, where the kernel extends beyond the border.
+        On smooth input, a cell of area A responds with A * w, so the variance of the output is the sum of (A * std)^2 over the cells.
+        This sum is 1.55; it would be 2 if the normal distribution were not truncated at two standard deviations. About half of the
+        variance is lost on real maps, where the kernel extends beyond the border. With one std for all weights, the outermost cells
+        would amplify smooth input about 7 times (k = 51).
         """
         nn.init.trunc_normal_(self.weight)
         with torch.no_grad():
@@ -100,15 +101,15 @@ class DepthwiseConv2d(nn.Module):
         bias: (C,), or None.
 
     Raises:
-        ValueError: If an argument is invalid; the message names it.
+        ValueError: If ``kernel_size`` or the backend is invalid. The message names the argument.
     """
 
     def __init__(self, channels: int, kernel_size: int | tuple[int, int], bias: bool = True, backend: str = 'auto') -> None:
         super().__init__()
         check_backend_name(backend)
         self.backend = backend
-        sizes = (kernel_size, kernel_size) if isinstance(kernel_size, int) else tuple(kernel_size)
-        if len(sizes) != 2 or any(size < 1 or size % 2 == 0 for size in sizes):
+        sizes = tuple(kernel_size) if isinstance(kernel_size, (tuple, list)) else (kernel_size, kernel_size)
+        if len(sizes) != 2 or any(not isinstance(size, int) or size < 1 or size % 2 == 0 for size in sizes):
             raise ValueError(f'kernel_size must be a positive odd integer or two of them, got {kernel_size!r}')
         self.weight = nn.Parameter(torch.empty(channels, 1, *sizes))
         self.bias = nn.Parameter(torch.zeros(channels)) if bias else None

@@ -1,4 +1,9 @@
-"""The torch operator ``mmpelk::depthwise_conv2d``: one operator for all backends, with its fake, autograd, and FLOP formulas."""
+"""The torch operators behind the convolutions: one pair for all backends, with fake, autograd, vmap, and FLOP formulas.
+
+``mmpelk::depthwise_conv2d`` is linear in its input and in its weight. Its gradient by the input is the operator itself with the kernel
+rotated by 180 degrees; its gradient by the weight is ``mmpelk::depthwise_conv2d_weight_grad``. The gradients of that one are the first
+operator again. So two operators give derivatives of any order, in reverse and in forward mode.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 from torch.utils.flop_counter import register_flop_formula
 
 from .backends import choose_backend
@@ -14,97 +20,243 @@ from .layout import memory_format
 
 # torch.compile sees one operator, whatever the backend, and the backward pass may use another backend than the forward pass.
 # torch.library.custom_op would add about 40 us to each call, which is as much as a small map takes.
-FORWARD, BACKWARD = 'mmpelk::depthwise_conv2d', 'mmpelk::depthwise_conv2d_backward'
+CONV, WEIGHT_GRAD = 'mmpelk::depthwise_conv2d', 'mmpelk::depthwise_conv2d_weight_grad'
 # Backends cache small tensors between calls, and GPU backends are timed. Neither may happen inside inductor's CUDA graphs.
 TAGS = [torch.Tag.cudagraph_unsafe] if hasattr(torch.Tag, 'cudagraph_unsafe') else []
 torch.library.define(
-    FORWARD, '(Tensor input, Tensor weight, Tensor? bias, int[] rows, int[] columns, str backend) -> Tensor', tags=TAGS
+    CONV, '(Tensor input, Tensor weight, Tensor? bias, int[] rows, int[] columns, str backend) -> Tensor', tags=TAGS
 )
-torch.library.define(
-    BACKWARD,
-    '(Tensor grad, Tensor input, Tensor weight, int[] rows, int[] columns, str backend, bool input_needed, bool weight_needed)'
-    ' -> (Tensor, Tensor)',
-    tags=TAGS,
-)
+torch.library.define(WEIGHT_GRAD, '(Tensor grad, Tensor input, int[] rows, int[] columns, str backend) -> Tensor', tags=TAGS)
 
 
-@torch.library.impl(FORWARD, 'CompositeExplicitAutograd')
-def _forward(
+def convolve_on_cells(
     input: Tensor, weight: Tensor, bias: Tensor | None, rows: Sequence[int], columns: Sequence[int], backend: str
 ) -> Tensor:
-    part, rows, columns = _cropped(weight, rows, columns, input)
+    """Apply a depthwise 'same' correlation whose kernel is constant over cells. Derivatives of any order exist.
+
+    Under autocast it behaves like :func:`torch.nn.functional.conv2d`: floating-point inputs are cast to the autocast type, which is
+    also the type of the result. Sums are accumulated in float32.
+
+    Args:
+        input: (N, C, H, W).
+        weight: (C, 1, len(rows), len(columns)).
+        bias: (C,).
+        rows, columns: Sizes of the cells along both axes, symmetric, with an odd sum.
+        backend: 'auto' or the name of a backend.
+
+    Raises:
+        ValueError: If tensors differ in device or type, are not dense, or do not match the cells.
+    """
+    device_type = input.device.type
+    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
+        dtype = torch.get_autocast_dtype(device_type)
+        input, weight, bias = (_cast(tensor, dtype) for tensor in (input, weight, bias))
+    # Inside a compiled graph the operator's registered autograd formula is used: dynamo does not trace Functions with a jvp.
+    if torch.compiler.is_compiling():
+        return torch.ops.mmpelk.depthwise_conv2d(input, weight, bias, rows, columns, backend)
+    return _Conv.apply(input, weight, bias, rows, columns, backend)
+
+
+def _cast(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return tensor if tensor is None or tensor.dtype == torch.float64 else tensor.to(dtype)
+
+
+def _check(input: Tensor, other: Tensor, bias: Tensor | None, name: str) -> None:
+    """Raise ValueError unless all tensors are dense and on one device, with one floating-point type."""
+    if not input.is_floating_point():
+        raise ValueError(f'input must be floating point, got {input.dtype}')
+    for label, tensor in ((name, other), ('bias', bias)):
+        if tensor is None:
+            continue
+        if tensor.device != input.device:
+            raise ValueError(f'input and {label} must be on one device, got {input.device} and {tensor.device}')
+        if tensor.dtype != input.dtype:
+            raise ValueError(f'input and {label} must have one type, got {input.dtype} and {tensor.dtype}')
+    for label, tensor in (('input', input), (name, other), ('bias', bias)):
+        if tensor is not None and tensor.layout != torch.strided:
+            raise ValueError(f'{label} must be a dense tensor, got {tensor.layout}')
+
+
+def _check_conv(input: Tensor, weight: Tensor, bias: Tensor | None, rows: Sequence[int], columns: Sequence[int]) -> None:
+    _check(input, weight, bias, 'weight')
+    _check_cells(input, rows, columns)
+    expected = (input.shape[1], 1, len(rows), len(columns))
+    if tuple(weight.shape) != expected:
+        raise ValueError(f'weight must have shape {expected} for this input and these cells, got {tuple(weight.shape)}')
+    if bias is not None and tuple(bias.shape) != expected[:1]:
+        raise ValueError(f'bias must have shape {expected[:1]}, got {tuple(bias.shape)}')
+
+
+def _check_weight_grad(grad: Tensor, input: Tensor, rows: Sequence[int], columns: Sequence[int]) -> None:
+    _check(input, grad, None, 'grad')
+    _check_cells(input, rows, columns)
+    if grad.shape != input.shape:
+        raise ValueError(f'grad must have the shape of the input, {tuple(input.shape)}, got {tuple(grad.shape)}')
+
+
+def _check_cells(input: Tensor, rows: Sequence[int], columns: Sequence[int]) -> None:
+    if input.ndim != 4 or 0 in input.shape[1:]:
+        raise ValueError(f'input must have shape (N, C, H, W) with C, H, W at least 1, got {tuple(input.shape)}')
+    for cells in (rows, columns):
+        if not cells or min(cells) < 1 or sum(cells) % 2 == 0 or list(cells) != list(cells)[::-1]:
+            raise ValueError(f'cells must be positive, symmetric, and of an odd sum, got {list(cells)}')
+
+
+@torch.library.impl(CONV, 'CompositeExplicitAutograd')
+def _conv(
+    input: Tensor, weight: Tensor, bias: Tensor | None, rows: Sequence[int], columns: Sequence[int], backend: str
+) -> Tensor:
+    _check_conv(input, weight, bias, rows, columns)
+    (rows, top), (columns, left) = crop(rows, input.shape[2]), crop(columns, input.shape[3])
+    part = weight[..., top : top + len(rows), left : left + len(columns)]
     output = choose_backend(backend, input, rows, columns).forward(input, part, bias, rows, columns)
     return output.contiguous(memory_format=memory_format(input))
 
 
-@torch.library.register_fake(FORWARD)
+@torch.library.register_fake(CONV)
 def _(input, weight, bias, rows, columns, backend):
+    _check_conv(input, weight, bias, rows, columns)
     return torch.empty_like(input, memory_format=memory_format(input))
 
 
-@torch.library.impl(BACKWARD, 'CompositeExplicitAutograd')
-def _backward(
-    grad: Tensor,
-    input: Tensor,
-    weight: Tensor,
-    rows: Sequence[int],
-    columns: Sequence[int],
-    backend: str,
-    input_needed: bool,
-    weight_needed: bool,
-) -> tuple[Tensor, Tensor]:
-    part, rows, columns = _cropped(weight, rows, columns, input)
-    chosen = choose_backend(backend, input, rows, columns, backward=True)
-    grad_input, grad_part = chosen.backward(grad, input, part, rows, columns, (input_needed, weight_needed))
-    if grad_part is None:
-        grad_weight = weight.new_empty(0)
-    else:
-        top, left = ((full - cropped) // 2 for full, cropped in zip(weight.shape[-2:], grad_part.shape[-2:], strict=True))
-        grad_weight = torch.nn.functional.pad(grad_part, (left, left, top, top)).contiguous()
-    grad_input = input.new_empty(0) if grad_input is None else grad_input.contiguous(memory_format=memory_format(input))
-    return grad_input, grad_weight
+@torch.library.impl(WEIGHT_GRAD, 'CompositeExplicitAutograd')
+def _weight_grad(grad: Tensor, input: Tensor, rows: Sequence[int], columns: Sequence[int], backend: str) -> Tensor:
+    _check_weight_grad(grad, input, rows, columns)
+    (cut_rows, top), (cut_columns, left) = crop(rows, input.shape[2]), crop(columns, input.shape[3])
+    chosen = choose_backend(backend, input, cut_rows, cut_columns, backward=True)
+    weight = input.new_zeros(input.shape[1], 1, len(cut_rows), len(cut_columns))
+    _, part = chosen.backward(grad, input, weight, cut_rows, cut_columns, (False, True))
+    return torch.nn.functional.pad(part, (left, left, top, top)).contiguous()
 
 
-@torch.library.register_fake(BACKWARD)
-def _(grad, input, weight, rows, columns, backend, input_needed, weight_needed):
-    grad_input = torch.empty_like(input, memory_format=memory_format(input)) if input_needed else input.new_empty(0)
-    return grad_input, torch.empty_like(weight, memory_format=torch.contiguous_format) if weight_needed else weight.new_empty(0)
+@torch.library.register_fake(WEIGHT_GRAD)
+def _(grad, input, rows, columns, backend):
+    _check_weight_grad(grad, input, rows, columns)
+    return input.new_empty(input.shape[1], 1, len(rows), len(columns))
 
 
-def _keep_for_backward(ctx, inputs, output):
+def _save_conv(ctx, inputs, output):
     input, weight, bias, ctx.rows, ctx.columns, ctx.backend = inputs
-    ctx.bias_type = None if bias is None else bias.dtype
     ctx.save_for_backward(input, weight)
+    ctx.save_for_forward(input, weight)
 
 
-def _differentiate(ctx, grad):
+def _save_weight_grad(ctx, inputs, output):
+    grad, input, ctx.rows, ctx.columns, ctx.backend = inputs
+    ctx.save_for_backward(grad, input)
+    ctx.save_for_forward(grad, input)
+
+
+def _conv_backward(ctx, up, conv, weight_grad):
     input, weight = ctx.saved_tensors
+    cells = ctx.rows, ctx.columns, ctx.backend
     input_needed, weight_needed, bias_needed = ctx.needs_input_grad[:3]
-    grad_input = grad_weight = None
-    if input_needed or weight_needed:
-        grad_input, grad_weight = torch.ops.mmpelk.depthwise_conv2d_backward(
-            grad, input, weight, ctx.rows, ctx.columns, ctx.backend, input_needed, weight_needed
-        )
-    return (
-        grad_input if input_needed else None,
-        grad_weight if weight_needed else None,
-        grad.sum((0, 2, 3)).to(ctx.bias_type) if bias_needed else None,
-        None,
-        None,
-        None,
-    )
+    grad_input = conv(up, weight.flip(-2, -1), None, *cells) if input_needed else None
+    grad_weight = weight_grad(up, input, *cells) if weight_needed else None
+    return grad_input, grad_weight, up.sum((0, 2, 3)) if bias_needed else None, None, None, None
 
 
-torch.library.register_autograd(FORWARD, _differentiate, setup_context=_keep_for_backward)
+def _weight_grad_backward(ctx, up, conv):
+    grad, input = ctx.saved_tensors
+    cells = ctx.rows, ctx.columns, ctx.backend
+    grad_needed, input_needed = ctx.needs_input_grad[:2]
+    grad_grad = conv(input, up, None, *cells) if grad_needed else None
+    grad_input = conv(grad, up.flip(-2, -1), None, *cells) if input_needed else None
+    return grad_grad, grad_input, None, None, None
 
 
-def _cropped(
-    weight: Tensor, rows: Sequence[int], columns: Sequence[int], input: Tensor
-) -> tuple[Tensor, tuple[int, ...], tuple[int, ...]]:
-    """Crop the weight and the cells to the taps that can touch the map."""
-    rows, top = crop(rows, input.shape[2])
-    columns, left = crop(columns, input.shape[3])
-    return weight[..., top : top + len(rows), left : left + len(columns)], rows, columns
+class _Conv(Function):
+    """The convolution for eager mode. Unlike a registered formula, it supports torch.func and forward mode."""
+
+    @staticmethod
+    def forward(input, weight, bias, rows, columns, backend):
+        return torch.ops.mmpelk.depthwise_conv2d(input, weight, bias, rows, columns, backend)
+
+    setup_context = staticmethod(_save_conv)
+
+    @staticmethod
+    def backward(ctx, up):
+        return _conv_backward(ctx, up, _Conv.apply, _WeightGrad.apply)
+
+    @staticmethod
+    def jvp(ctx, d_input, d_weight, d_bias, *_):
+        input, weight = ctx.saved_tensors
+        cells = ctx.rows, ctx.columns, ctx.backend
+        terms = []
+        if d_input is not None:
+            terms.append(_Conv.apply(d_input, weight, None, *cells))
+        if d_weight is not None:
+            terms.append(_Conv.apply(input, d_weight, None, *cells))
+        if d_bias is not None:
+            terms.append(d_bias.view(1, -1, 1, 1).expand_as(input))
+        return sum(terms)
+
+    @staticmethod
+    def vmap(info, in_dims, input, weight, bias, rows, columns, backend):
+        x, w, b = in_dims[:3]
+        if w is None and b is None:  # one kernel for all: the mapped dimension joins the batch
+            folded = input.movedim(x, 0).flatten(0, 1)
+            output = _Conv.apply(folded, weight, bias, rows, columns, backend)
+            return output.unflatten(0, (info.batch_size, -1)), 0
+        folded = _into_channels(input, x, 1, info.batch_size)
+        weight = _into_channels(weight, w, 0, info.batch_size)
+        bias = None if bias is None else _into_channels(bias, b, 0, info.batch_size)
+        output = _Conv.apply(folded, weight, bias, rows, columns, backend)
+        return output.unflatten(1, (info.batch_size, -1)), 1
+
+
+class _WeightGrad(Function):
+    """The gradient by the weight, which is linear in both of its arguments."""
+
+    @staticmethod
+    def forward(grad, input, rows, columns, backend):
+        return torch.ops.mmpelk.depthwise_conv2d_weight_grad(grad, input, rows, columns, backend)
+
+    setup_context = staticmethod(_save_weight_grad)
+
+    @staticmethod
+    def backward(ctx, up):
+        return _weight_grad_backward(ctx, up, _Conv.apply)
+
+    @staticmethod
+    def jvp(ctx, d_grad, d_input, *_):
+        grad, input = ctx.saved_tensors
+        cells = ctx.rows, ctx.columns, ctx.backend
+        terms = []
+        if d_grad is not None:
+            terms.append(_WeightGrad.apply(d_grad, input, *cells))
+        if d_input is not None:
+            terms.append(_WeightGrad.apply(grad, d_input, *cells))
+        return sum(terms)
+
+    @staticmethod
+    def vmap(info, in_dims, grad, input, rows, columns, backend):
+        grad = _into_channels(grad, in_dims[0], 1, info.batch_size)
+        input = _into_channels(input, in_dims[1], 1, info.batch_size)
+        output = _WeightGrad.apply(grad, input, rows, columns, backend)
+        return output.unflatten(0, (info.batch_size, -1)), 0
+
+
+def _into_channels(tensor: Tensor, mapped: int | None, channels: int, size: int) -> Tensor:
+    """Join a mapped dimension with the channels, or repeat the channels where nothing is mapped."""
+    if mapped is None:
+        tensor = tensor.unsqueeze(channels).expand(*tensor.shape[:channels], size, *tensor.shape[channels:])
+    else:
+        tensor = tensor.movedim(mapped, channels)
+    return tensor.flatten(channels, channels + 1)
+
+
+# For compiled and exported graphs.
+torch.library.register_autograd(
+    CONV,
+    lambda ctx, up: _conv_backward(ctx, up, torch.ops.mmpelk.depthwise_conv2d, torch.ops.mmpelk.depthwise_conv2d_weight_grad),
+    setup_context=_save_conv,
+)
+torch.library.register_autograd(
+    WEIGHT_GRAD,
+    lambda ctx, up: _weight_grad_backward(ctx, up, torch.ops.mmpelk.depthwise_conv2d),
+    setup_context=_save_weight_grad,
+)
 
 
 @register_flop_formula(torch.ops.mmpelk.depthwise_conv2d)
@@ -114,8 +266,6 @@ def _flops(input_shape, weight_shape, bias_shape, rows, columns, backend, *, out
     return 2 * n * c * h * w * sum(rows) * sum(columns)
 
 
-@register_flop_formula(torch.ops.mmpelk.depthwise_conv2d_backward)
-def _backward_flops(
-    grad_shape, input_shape, weight_shape, rows, columns, backend, input_needed, weight_needed, *, out_shape=None, **kwargs
-) -> int:
-    return (input_needed + weight_needed) * _flops(input_shape, weight_shape, None, rows, columns, backend)
+@register_flop_formula(torch.ops.mmpelk.depthwise_conv2d_weight_grad)
+def _weight_grad_flops(grad_shape, input_shape, rows, columns, backend, *, out_shape=None, **kwargs) -> int:
+    return _flops(input_shape, None, None, rows, columns, backend)

@@ -1,4 +1,4 @@
-"""Carrying a trained kernel and its positional embedding over to another sharing grid."""
+"""Resizing of a trained kernel and its positional embedding to another sharing grid."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ RESIZE_MODES = ('extend', 'stretch')
 
 
 def resize_weight(weight: Tensor, old: SharingGrid, new: SharingGrid, mode: str = 'extend') -> Tensor:
-    """Carry a shared weight from one grid to another.
+    """Resize a shared weight from one grid to another.
 
-    The old kernel is a function of the offset from the centre, constant on each cell and zero outside. A new cell takes the mean
-    of that function over itself.
+    The old kernel is a function of the offset from the center. The function is constant on each cell and zero outside the kernel.
+    The weight of a new cell is the mean of this function over the cell.
 
     Args:
         weight: (..., k'_old, k'_old).
-        old: The grid it was trained on.
-        new: The grid to carry it to, of any size and cells.
-        mode: 'extend' keeps every tap at its offset in pixels. Exact where ``new`` only adds cells outside ``old``, as
-            ``old.extended(k)`` does. 'stretch' scales offsets with the kernel's size, for maps whose resolution grew as much, and
-            divides by the area so gained, so that the sum over the kernel stays.
+        old: The grid of ``weight``.
+        new: The grid of the result, with any kernel size and cells.
+        mode: 'extend' keeps every tap at its offset in pixels. It is exact if ``new`` only adds cells outside ``old``, as
+            ``old.extended(k)`` does. 'stretch' scales the offsets with the kernel size, for maps whose resolution grew by the same
+            factor, and divides by the factor by which the area grew, so that the sum over the kernel does not change.
 
     Returns:
         (..., k'_new, k'_new).
@@ -39,12 +39,12 @@ def resize_weight(weight: Tensor, old: SharingGrid, new: SharingGrid, mode: str 
 
 
 def resize_pos_embed(pos_embed: Tensor, kernel_size: int, mode: str = 'extend') -> Tensor:
-    """Carry a positional embedding h from its kernel size to another.
+    """Resize a positional embedding h to another kernel size.
 
     Args:
         pos_embed: (C, k, k), k odd.
         kernel_size: Odd size of the new kernel.
-        mode: 'extend' keeps every offset, zero outside the old kernel; 'stretch' interpolates bicubically.
+        mode: 'extend' keeps every value at its offset and sets h to zero outside the old kernel. 'stretch' interpolates bicubically.
 
     Returns:
         (C, kernel_size, kernel_size).
@@ -61,13 +61,13 @@ def resize_pos_embed(pos_embed: Tensor, kernel_size: int, mode: str = 'extend') 
 
 
 def check_resize_mode(mode: str) -> None:
-    """Raise ValueError unless ``mode`` is one of 'extend' and 'stretch'."""
+    """Raise ValueError unless ``mode`` is 'extend' or 'stretch'."""
     if mode not in RESIZE_MODES:
         raise ValueError(f'the resize mode must be one of {RESIZE_MODES}, got {mode!r}')
 
 
 def _cell_shares(old: SharingGrid, new: SharingGrid, scale: float) -> Tensor:
-    """(k'_new, k'_old) float64: the share of each new cell, along one axis, that each old cell covers once scaled."""
+    """Return, along one axis, the fraction of each new cell that each scaled old cell covers: (k'_new, k'_old), float64."""
     old_edges = (torch.tensor(old.edges, dtype=torch.float64) - old.kernel_size / 2) * scale
     new_edges = torch.tensor(new.edges, dtype=torch.float64) - new.kernel_size / 2
     starts = torch.maximum(new_edges[:-1, None], old_edges[None, :-1])

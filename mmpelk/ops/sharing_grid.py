@@ -22,8 +22,10 @@ def _check_base(base: object) -> None:
 
 
 def _growing_cells(width: int, first: int, base: int) -> list[int]:
-    """Cells that fill a width outward: ``first``, then growing by ``base``; what is left over makes a cell of its own if it is at
-    least as large as the one before it, and joins that one otherwise."""
+    """Return the sizes of cells that fill ``width``, from the inside out: ``first``, then each ``base`` times the one before it.
+
+    The remaining width becomes a cell of its own if it is at least as large as the last cell, and is added to that cell otherwise.
+    """
     cells = []
     while first <= width:
         cells.append(first)
@@ -38,41 +40,42 @@ def _growing_cells(width: int, first: int, base: int) -> list[int]:
 
 @dataclass(frozen=True)
 class SharingGrid:
-    """Cell sizes that tie a k' x k' weight to a k x k kernel (Eq. 1).
+    """The cell sizes that map a k' x k' weight to a k x k kernel (Eq. 1).
 
-    The kernel position (x, y) lies in cell (a, b) and reads ``weight[a, b]``. The same cell sizes run along both axes and are
-    symmetric about the centre, so half of them describe the grid.
+    Each kernel position (x, y) belongs to one cell (a, b) and has the value ``weight[a, b]``. The cell sizes are the same along both
+    axes and symmetric about the center, so half of them define the grid.
 
     Attributes:
-        half: Cell sizes from the outermost to the centre, as the paper prints them: ``(9, 8, 4, 2, 1, 1, 1)`` is the default
-            51x51 grid. The last entry is the single centre cell and is odd.
+        half: Cell sizes from the outermost cell to the center cell, as the paper prints them: ``(9, 8, 4, 2, 1, 1, 1)`` is the
+            default 51x51 grid. The last entry is the size of the center cell and is odd.
 
     Raises:
-        ValueError: If ``half`` is empty, holds anything but positive integers, or ends in an even centre cell.
+        ValueError: If ``half`` is empty, contains anything but positive integers, or ends with an even center cell.
     """
 
     half: tuple[int, ...]
 
     def __post_init__(self) -> None:
         if not self.half or not all(_is_int(size) and size > 0 for size in self.half):
-            raise ValueError(f'a sharing grid needs positive integer cell sizes, outermost first, got {self.half!r}')
+            raise ValueError(f'half must contain positive integer cell sizes, outermost first, got {self.half!r}')
         if self.half[-1] % 2 == 0:
-            raise ValueError(f'the centre cell (last of the half grid) must be odd, got {self.half[-1]} in {self.half!r}')
+            raise ValueError(f'the center cell (the last entry of half) must be odd, got {self.half[-1]} in {self.half!r}')
 
     @classmethod
     def peripheral(cls, kernel_size: int, center_size: int = 5, base: int = 2) -> SharingGrid:
-        """The paper's grid: single cells in the centre, then cells that grow as powers of ``base`` (Eq. 2).
+        """Create the paper's grid: cells of size 1 in the center, then cells whose sizes are powers of ``base`` (Eq. 2).
 
-        Cells never shrink outward. What Eq. 2 leaves over at the rim becomes a cell of its own if it is at least as large as
-        the cell before it, and joins that cell otherwise; this rule gives every grid that the paper prints.
+        Cell sizes never decrease outward. Eq. 2 can leave a remainder at the border. It becomes a cell of its own if it is at least
+        as large as the cell before it, and is added to that cell otherwise. This rule gives every grid that the paper prints.
 
         Args:
             kernel_size: Odd size k of the kernel.
-            center_size: Odd size of the fine-grained centre, at most ``kernel_size``.
-            base: Growth m of the cells outside the centre; 1 gives a dense kernel.
+            center_size: Odd size of the fine-grained center, at most ``kernel_size``.
+            base: Growth m of the cells outside the center. 1 gives a dense kernel.
 
         Raises:
-            ValueError: If a size is even or not positive, the centre exceeds the kernel, or ``base`` is below 1.
+            ValueError: If a size is not a positive odd integer, ``center_size`` exceeds ``kernel_size``, or ``base`` is not an
+                integer of at least 1.
         """
         for name, size in (('kernel_size', kernel_size), ('center_size', center_size)):
             if not _is_int(size) or size < 1 or size % 2 == 0:
@@ -86,7 +89,7 @@ class SharingGrid:
 
     @classmethod
     def dense(cls, kernel_size: int) -> SharingGrid:
-        """The grid without sharing: k' = k.
+        """Create the grid without sharing: k' = k.
 
         Raises:
             ValueError: If ``kernel_size`` is not a positive odd integer.
@@ -95,21 +98,22 @@ class SharingGrid:
 
     @classmethod
     def from_half(cls, half: Sequence[int]) -> SharingGrid:
-        """An explicit grid, outermost cell first and centre last, such as ``[9, 8, 4, 2, 1, 1, 1]``."""
+        """Create a grid from its cell sizes, outermost cell first and center cell last, such as ``[9, 8, 4, 2, 1, 1, 1]``."""
         return cls(tuple(half))
 
     def extended(self, kernel_size: int, base: int = 2) -> SharingGrid:
-        """A grid for a larger kernel that leaves every cell in place and adds cells outside, each ``base`` times the one before it.
+        """Create the grid of a larger kernel: all cells stay in place, and each cell added outside is ``base`` times the one before.
 
-        A kernel carried there with zeros in the new cells computes what it did. What is left at the rim joins the last new cell if
-        it is smaller than that.
+        A weight with zeros in the new cells computes the same convolution as before. A remainder at the border that is smaller than
+        the last new cell is added to that cell.
 
         Args:
-            kernel_size: Odd size of the new kernel, at least this one's.
+            kernel_size: Odd size of the new kernel, at least the size of this one.
             base: Growth of the cells outward, at least 1.
 
         Raises:
-            ValueError: If ``kernel_size`` is even or smaller than this kernel, or ``base`` is below 1.
+            ValueError: If ``kernel_size`` is not an odd integer of at least this kernel's size, or ``base`` is not an integer of at
+                least 1.
         """
         if not _is_int(kernel_size) or kernel_size % 2 == 0 or kernel_size < self.kernel_size:
             raise ValueError(f'kernel_size must be odd and at least {self.kernel_size}, got {kernel_size!r}')
@@ -119,17 +123,17 @@ class SharingGrid:
 
     @property
     def cells(self) -> tuple[int, ...]:
-        """All k' cell sizes along one axis."""
+        """The k' cell sizes along one axis."""
         return self.half + self.half[-2::-1]
 
     @property
     def kernel_size(self) -> int:
-        """k, the size of the kernel that the grid spans."""
+        """The kernel size k."""
         return sum(self.cells)
 
     @property
     def weight_size(self) -> int:
-        """k', the size of the weight that the grid shares."""
+        """The weight size k'."""
         return 2 * len(self.half) - 1
 
     @property
@@ -138,33 +142,33 @@ class SharingGrid:
         return (0, *accumulate(self.cells))
 
     def areas(self) -> Tensor:
-        """Positions per cell, a (k', k') float64 tensor that sums to k * k."""
+        """Return the number of kernel positions in each cell: (k', k'), float64, with the sum k * k."""
         sizes = torch.tensor(self.cells, dtype=torch.float64)
         return torch.outer(sizes, sizes)
 
     def expand(self, weight: Tensor) -> Tensor:
-        """Spread a weight over its cells (Eq. 1).
+        """Expand a weight to the full kernel (Eq. 1).
 
         Args:
             weight: (..., k', k').
 
         Returns:
-            (..., k, k), each position a copy of its cell's weight.
+            (..., k, k). Each position is a copy of the weight of its cell.
         """
         self.check_weight(weight)
         return cells.expand(weight, self.cells, self.cells)
 
     def cell_sums(self, kernel: Tensor) -> Tensor:
-        """Sum a kernel within each cell: (..., k, k) -> (..., k', k'). The adjoint of :meth:`expand`."""
+        """Sum a kernel within each cell: (..., k, k) to (..., k', k'). This is the adjoint of :meth:`expand`."""
         self._check('kernel', kernel, self.kernel_size)
         return cells.cell_sums(kernel, self.cells, self.cells)
 
     def reduce(self, kernel: Tensor) -> Tensor:
-        """Cell means: (..., k, k) -> (..., k', k'), the left inverse of :meth:`expand`."""
+        """Average a kernel within each cell: (..., k, k) to (..., k', k'). This is the left inverse of :meth:`expand`."""
         return self.cell_sums(kernel) / self.areas().to(kernel)
 
     def check_weight(self, weight: Tensor) -> None:
-        """Raise ValueError unless ``weight`` is (..., k', k')."""
+        """Raise ValueError unless ``weight`` has shape (..., k', k')."""
         self._check('weight', weight, self.weight_size)
 
     @staticmethod

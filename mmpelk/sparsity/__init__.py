@@ -1,4 +1,4 @@
-"""Dynamic sparsity as the paper takes it from SLaK: weights are pruned by magnitude and grown at random while training."""
+"""Dynamic sparsity from SLaK, as in the paper: during training, weights are pruned by magnitude and grown at random."""
 
 from .densities import ALLOCATIONS, erk_counts, snip_counts, uniform_counts
 from .hooks import DynamicSparsityHook, FixedSparsityHook

@@ -1,4 +1,4 @@
-"""Sparse training as mmengine hooks: any config switches it on in ``custom_hooks``."""
+"""Sparse training as mmengine hooks, which any config enables in ``custom_hooks``."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from mmpelk.utils.errors import InputError
 from .densities import ALLOCATIONS, erk_counts, snip_counts, uniform_counts
 from .masks import mask_of_zeros, prune_and_grow, random_mask, shared_kernels, sparse_weights
 
-# SNIP's batch goes through the model in parts of this size, to need no more memory than training in half precision does.
-SNIP_PART = 16
+# Maximum batch size of a forward pass for SNIP, which runs in float32 and must not need more memory than training with AMP.
+MAX_SNIP_BATCH = 16
 
 
 class SparsityHook(Hook, ABC):
-    """Keeps masked weights, their optimizer state and their moving averages at zero, and the masks in checkpoints.
+    """Keep pruned weights, their optimizer state, and their moving averages at zero, and save the masks in checkpoints.
 
-    The masks are applied by hooks of the optimizer itself, so that they follow its steps: once for many iterations under gradient
-    accumulation, and not when AMP skips a step.
+    Hooks of the optimizer apply the masks, so they follow its steps: gradient accumulation makes one step of many iterations, and a
+    step that AMP skips does not count.
 
     Args:
-        prefix (str): Only parameters whose name begins so are masked.
+        prefix (str): Only parameters whose name starts with it are masked.
     """
 
     # After EMAHook (NORMAL), before CheckpointHook (VERY_LOW).
@@ -53,12 +53,12 @@ class SparsityHook(Hook, ABC):
 
     @abstractmethod
     def initial_masks(self, runner: Runner, model: nn.Module) -> dict[str, Tensor]:
-        """The masks to start with, by name; layers without one are dense."""
+        """Return the initial masks by name. Layers without a mask are dense."""
 
     def before_train(self, runner: Runner) -> None:
-        """Draw the masks, unless a resumed checkpoint brought them, and apply them."""
+        """Apply the initial masks, or those of the checkpoint if training is resumed."""
         if isinstance(runner.optim_wrapper, OptimWrapperDict):
-            raise InputError(f'{type(self).__name__} needs one optimizer, got several (OptimWrapperDict)')
+            raise InputError(f'{type(self).__name__} needs a single optimizer, got several (OptimWrapperDict)')
         model = _unwrapped(runner.model)
         self._weights = sparse_weights(model, self.prefix)
         if not self._restored:
@@ -77,37 +77,37 @@ class SparsityHook(Hook, ABC):
         runner.logger.info(self._table())
 
     def before_step(self, runner: Runner) -> None:
-        """Called before each step of the optimizer."""
+        """Run before each optimizer step."""
 
     @torch.no_grad()
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Called after each step of the optimizer."""
+        """Count an optimizer step and apply the masks after it."""
         self.steps += 1
         self._apply(optimizer)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Mask the moving averages; masked once, they stay so until the masks change."""
+        """Mask the moving averages if the masks have changed. Otherwise, their pruned entries are already zero."""
         if self._averages_stale:
             self._apply_to_averages()
 
     def after_train(self, runner: Runner) -> None:
-        """Let go of the optimizer and tell how many weights are other than zero."""
+        """Remove the optimizer hooks and log the fraction of nonzero weights."""
         for handle in self._handles:
             handle.remove()
         if self.masks:
             nonzero = sum(int(weight.count_nonzero()) for weight in self._weights.values())
             share = nonzero / sum(weight.numel() for weight in self._weights.values())
             runner.logger.info(
-                f'{type(self).__name__}: trained with {self.density():.4f} of the weights kept, {share:.4f} are not zero'
+                f'{type(self).__name__}: trained with {self.density():.4f} of the weights kept, {share:.4f} are nonzero'
             )
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Write masks and step count into the checkpoint."""
+        """Save the masks and the step count in the checkpoint."""
         masks = {name: mask.cpu() for name, mask in self.masks.items()}
         checkpoint['sparsity'] = dict(steps=self.steps, masks=masks)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Take masks and step count from a checkpoint to resume."""
+        """Restore the masks and the step count when training is resumed."""
         if runner._resume:
             self.check(checkpoint, _unwrapped(runner.model), 'to resume')
             self.steps = checkpoint['sparsity']['steps']
@@ -115,10 +115,10 @@ class SparsityHook(Hook, ABC):
             self._restored = True
 
     def check(self, checkpoint: Mapping[str, Any], model: nn.Module, path: str | Path) -> None:
-        """Check that the masks in a checkpoint are this model's.
+        """Check that the masks in a checkpoint fit the model.
 
         Raises:
-            InputError: If there are none, or one has no weight or not its weight's shape.
+            InputError: If there are no masks, or a mask has no weight or another shape than its weight.
         """
         state = checkpoint.get('sparsity')
         if not isinstance(state, dict) or 'masks' not in state:
@@ -129,7 +129,7 @@ class SparsityHook(Hook, ABC):
         weights = sparse_weights(model, self.prefix)
         for name, mask in state['masks'].items():
             if name not in weights:
-                raise InputError(f"checkpoint {path}: sparsity mask '{name}' belongs to no weight of the model")
+                raise InputError(f"checkpoint {path}: sparsity mask '{name}' does not belong to a weight of the model")
             if mask.shape != weights[name].shape or mask.dtype != torch.bool:
                 raise InputError(
                     f"checkpoint {path}: sparsity mask '{name}' is {mask.dtype} {tuple(mask.shape)}, "
@@ -138,7 +138,7 @@ class SparsityHook(Hook, ABC):
 
     @torch.no_grad()
     def _apply(self, optimizer: torch.optim.Optimizer) -> None:
-        """Zero what is pruned: weights, and all that the optimizer keeps for them."""
+        """Set pruned weights and their optimizer state to zero."""
         for name, mask in self.masks.items():
             weight = self._weights[name]
             weight.mul_(mask)
@@ -148,17 +148,19 @@ class SparsityHook(Hook, ABC):
 
     @torch.no_grad()
     def _apply_to_averages(self) -> None:
+        """Set the pruned entries of the moving averages to zero."""
         for averages in self._averages:
             for name, mask in self.masks.items():
                 averages[name].mul_(mask.to(averages[name].device))
         self._averages_stale = False
 
     def density(self) -> float:
-        """The share of all weights in scope that are kept."""
+        """Return the fraction of kept weights, of all weights that can be masked."""
         kept = sum(int(self.masks[name].sum()) if name in self.masks else w.numel() for name, w in self._weights.items())
         return kept / max(1, sum(weight.numel() for weight in self._weights.values()))
 
     def _table(self) -> str:
+        """Format the density of each layer, one line per layer."""
         lines = [f'{type(self).__name__}: {self.density():.4f} of the weights kept overall']
         for name, weight in self._weights.items():
             density = self.masks[name].float().mean().item() if name in self.masks else 1.0
@@ -168,21 +170,22 @@ class SparsityHook(Hook, ABC):
 
 @HOOKS.register_module()
 class DynamicSparsityHook(SparsityHook):
-    """Sparse from the start, with masks that move (SLaK, as PeLK trains on ImageNet).
+    """Train with dynamic sparsity from the start (SLaK), as PeLK does on ImageNet.
 
-    Every 2-D and 4-D weight is masked at random, at a density for its layer. Every ``interval`` steps of the optimizer, each layer
-    drops the fraction p of its smallest weights and grows as many at random, from 0. p goes down from ``rate`` to
-    ``final_rate`` over the run by a half cosine.
+    Every 2-D and 4-D weight gets a random mask with the density of its layer. Every ``interval`` optimizer steps, each layer drops
+    the fraction p of its weights with the smallest magnitudes and grows as many at random, initialized to 0. p decreases from
+    ``rate`` to ``final_rate`` over the run, along a half cosine.
 
     Args:
-        sparsity (float): Share of the weights that are zero, in [0, 1). Defaults to 0.4.
-        allocation (str): How densities are set, 'snip' (one batch of training data decides), 'erk' or 'uniform'.
-            Defaults to 'snip'.
-        interval (int): Steps of the optimizer between changes; the paper takes 2000 for T, 100 for S and B. Defaults to 2000.
-        rate (float): p at the start; 0.5 for T, 0.3 for S and B in the paper. Defaults to 0.5.
+        sparsity (float): Fraction of the weights that are zero, in [0, 1). Defaults to 0.4.
+        allocation (str): Method that determines the density of each layer: 'snip' (from one batch of training data), 'erk', or
+            'uniform'. Defaults to 'snip'.
+        interval (int): Optimizer steps between changes of the masks. The paper uses 2000 for PeLK-T and 100 for S and B. Defaults to
+            2000.
+        rate (float): p at the start. The paper uses 0.5 for PeLK-T and 0.3 for S and B. Defaults to 0.5.
         final_rate (float): p at the end. Defaults to 0.005.
-        seed (int): Of everything drawn at random. Defaults to 0.
-        prefix (str): Only parameters whose name begins so are masked; '' for all. Defaults to ''.
+        seed (int): Seed of everything drawn at random. Defaults to 0.
+        prefix (str): Only parameters whose name starts with it are masked. Defaults to '', which masks all.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -200,7 +203,7 @@ class DynamicSparsityHook(SparsityHook):
     ):
         super().__init__(prefix)
         if not 0 <= sparsity < 1:
-            raise ValueError(f'sparsity must lie in [0, 1), got {sparsity}')
+            raise ValueError(f'sparsity must be in [0, 1), got {sparsity}')
         if allocation not in ALLOCATIONS:
             raise ValueError(f'allocation must be one of {ALLOCATIONS}, got {allocation!r}')
         if interval < 1:
@@ -221,7 +224,7 @@ class DynamicSparsityHook(SparsityHook):
         self._total_steps = math.ceil(runner.max_iters / runner.optim_wrapper._accumulative_counts)
 
     def initial_masks(self, runner: Runner, model: nn.Module) -> dict[str, Tensor]:
-        """Random masks at the densities that ``allocation`` gives."""
+        """Return random masks with the densities that ``allocation`` determines."""
         if not self._weights:
             raise InputError(f"DynamicSparsityHook: the model has no 2-D or 4-D weight under prefix '{self.prefix}'")
         shapes = {name: weight.shape for name, weight in self._weights.items()}
@@ -230,7 +233,7 @@ class DynamicSparsityHook(SparsityHook):
             counts = snip_counts(self._snip_scores(runner, model), density)
         else:
             counts = (erk_counts if self.allocation == 'erk' else uniform_counts)(shapes, density)
-        # Scores of randomly augmented images differ between ranks, and with them which layers are dense.
+        # The scores of randomly augmented images differ between ranks, so all ranks use the counts of rank 0.
         shared = [counts]
         broadcast_object_list(shared)
         counts = shared[0]
@@ -241,16 +244,16 @@ class DynamicSparsityHook(SparsityHook):
         }
 
     def _snip_scores(self, runner: Runner, model: nn.Module) -> dict[str, Tensor]:
-        """|weight * gradient| on one batch of training data, on a copy of the model, whose statistics stay as they are."""
+        """Compute |weight * gradient| on one batch of training data. A copy of the model is used to keep its BatchNorm statistics."""
         model = copy.deepcopy(model).train()
         weights = sparse_weights(model, self.prefix)
         loader = runner.train_dataloader
         order = torch.randperm(len(loader.dataset), generator=self._generator('batch', '', 'cpu'))
         indices = order[: loader.batch_size or loader.batch_sampler.batch_size].tolist()
-        for start in range(0, len(indices), SNIP_PART):
-            part = indices[start : start + SNIP_PART]
+        for start in range(0, len(indices), MAX_SNIP_BATCH):
+            part = indices[start : start + MAX_SNIP_BATCH]
             if len(part) == 1 and start:
-                break  # BatchNorm cannot train on one sample
+                break  # BatchNorm cannot train on a single sample
             batch = model.data_preprocessor(loader.collate_fn([loader.dataset[i] for i in part]), True)
             loss, _ = model.parse_losses(model._run_forward(batch, mode='loss'))
             loss.backward()
@@ -260,8 +263,10 @@ class DynamicSparsityHook(SparsityHook):
         }
 
     def before_step(self, runner: Runner) -> None:
-        """Prune and grow when it is time: before the step, which then trains what has grown in the same instant. So a checkpoint
-        never holds grown weights that are still 0, and its zeros are its masks.
+        """Prune and grow every ``interval`` steps.
+
+        The masks change before the step, so the step already trains the grown weights. A checkpoint therefore never contains grown
+        weights that are still 0, and its zeros match its masks.
         """
         if self.steps == 0 or self.steps % self.interval:
             return
@@ -284,36 +289,37 @@ class DynamicSparsityHook(SparsityHook):
         )
 
     def current_rate(self) -> float:
-        """p after the steps made so far."""
+        """Return p after the steps so far."""
         progress = min(self.steps / self._total_steps, 1)
         return self.final_rate + (self.rate - self.final_rate) * (1 + math.cos(math.pi * progress)) / 2
 
     def _generator(self, occasion: int | str, name: str, device: torch.device | str) -> torch.Generator:
-        """Random numbers that depend on nothing but the seed, the occasion and the layer: the same on each rank and after a resume."""
+        """Return a generator that depends only on the seed, the occasion, and the layer, so ranks and resumed runs draw the same."""
         digest = hashlib.sha256(f'{self.seed}/{occasion}/{name}'.encode()).digest()
         return torch.Generator(device).manual_seed(int.from_bytes(digest[:7], 'big'))
 
 
 @HOOKS.register_module()
 class FixedSparsityHook(SparsityHook):
-    """Keeps the zeros of the weights that training starts from (the paper's downstream training).
+    """Keep the zeros of the weights that training starts from, as in the paper's downstream training.
 
-    A layer with at least 99% of its weights other than zero is dense. Where none is sparse, this hook changes nothing and says so.
+    A layer is dense if at least 99% of its weights are nonzero. If no layer is sparse, the hook changes nothing and logs that.
 
     Args:
-        prefix (str): Only parameters whose name begins so are masked. Defaults to 'backbone.'.
+        prefix (str): Only parameters whose name starts with it are masked. Defaults to 'backbone.'.
     """
 
     def __init__(self, prefix='backbone.'):
         super().__init__(prefix)
 
     def initial_masks(self, runner: Runner, model: nn.Module) -> dict[str, Tensor]:
-        """Masks of the loaded weights' zeros."""
+        """Return the masks of the loaded weights' zeros."""
         masks = mask_of_zeros(self._weights, shared_kernels(model))
         if not masks:
-            runner.logger.info(f'FixedSparsityHook: no weight under {self.prefix!r} is sparse, all are trained')
+            runner.logger.info(f'FixedSparsityHook: no weight under {self.prefix!r} is sparse; all weights are trained')
         return masks
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
+    """Return the model inside of a wrapper for distributed training."""
     return model.module if is_model_wrapper(model) else model

@@ -1,4 +1,4 @@
-"""Masks over weights: drawn, read off zeros, pruned and grown."""
+"""Create masks, prune and grow them, and recover them from the zeros of trained weights."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from mmpelk.ops import SharingGrid
 
-from .densities import LEFT_DENSE
+from .densities import MIN_DENSE
 
 
 def sparse_weights(model: nn.Module, prefix: str = '') -> dict[str, nn.Parameter]:
-    """The trained parameters that sparsity counts and masks, by name: every 2-D and 4-D one whose name begins with ``prefix``."""
+    """Return the parameters that can be masked: all trainable 2-D and 4-D parameters whose name starts with ``prefix``."""
     return {
         name: parameter
         for name, parameter in model.named_parameters()
@@ -22,12 +22,12 @@ def sparse_weights(model: nn.Module, prefix: str = '') -> dict[str, nn.Parameter
 
 
 def shared_kernels(model: nn.Module) -> set[str]:
-    """The names of the weights that a sharing grid spreads."""
+    """Return the names of the kernels that share parameters over a sharing grid."""
     return {f'{name}.weight' for name, module in model.named_modules() if isinstance(getattr(module, 'grid', None), SharingGrid)}
 
 
 def random_mask(weight: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """A boolean mask of a weight's shape with exactly ``count`` entries, drawn at random."""
+    """Return a random boolean mask with the weight's shape and exactly ``count`` true entries."""
     order = torch.randperm(weight.numel(), generator=generator, device=generator.device)
     mask = torch.zeros(weight.numel(), dtype=torch.bool, device=weight.device)
     mask[order[:count].to(weight.device)] = True
@@ -35,16 +35,16 @@ def random_mask(weight: Tensor, count: int, generator: torch.Generator) -> Tenso
 
 
 def prune_and_grow(weight: Tensor, mask: Tensor, rate: float, generator: torch.Generator) -> tuple[Tensor, int]:
-    """Drop the smallest weights of a layer, by magnitude, and take in as many others at random.
+    """Drop the weights of a layer with the smallest magnitudes, and grow as many others at random.
 
     Args:
         weight: The layer's weight.
-        mask: Boolean, of the same shape.
-        rate: Share of the mask's weights to drop.
-        generator: Draws what grows, among all that is out of the mask after the dropping.
+        mask: Boolean mask of the same shape.
+        rate: Fraction of the mask's weights to drop.
+        generator: Draws the weights to grow from all weights outside the mask, including those just dropped.
 
     Returns:
-        The new mask, of the same count, and how many weights are in it that were not.
+        The new mask, with as many weights as before, and the number of weights that are new in it.
     """
     dropped = round(rate * int(mask.sum()))
     if dropped == 0 or mask.all():
@@ -58,23 +58,23 @@ def prune_and_grow(weight: Tensor, mask: Tensor, rate: float, generator: torch.G
 
 
 def mask_of_zeros(weights: Mapping[str, Tensor], shared: Collection[str]) -> dict[str, Tensor]:
-    """The masks that trained weights were pruned by, read off their zeros.
+    """Recover the masks of pruned weights from their zeros.
 
-    A cell of a shared kernel that is zero in every channel was not pruned but lies beyond the kernel that was loaded
-    (:func:`mmpelk.ops.resize_weight`, 'extend'): it stays in the mask.
+    A cell of a shared kernel that is zero in every channel is not pruned. It is outside the kernel that was loaded and extended
+    (:func:`mmpelk.ops.resize_weight`, mode 'extend'), so it stays in the mask.
 
     Args:
-        weights: By name.
-        shared: From :func:`shared_kernels`.
+        weights: The weights by name.
+        shared: The result of :func:`shared_kernels`.
 
     Returns:
-        Boolean masks by name; without the layers that are dense, or zero altogether.
+        Boolean masks by name. Layers that are dense or entirely zero have none.
     """
     masks = {}
     for name, weight in weights.items():
         mask = weight != 0
         if name in shared:
             mask = mask | ~mask.any(0, keepdim=True)
-        if mask.any() and mask.float().mean() < LEFT_DENSE:
+        if mask.any() and mask.float().mean() < MIN_DENSE:
             masks[name] = mask
     return masks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import re
 import sys
@@ -12,8 +13,8 @@ from pathlib import Path
 
 # Set to 1, this environment variable makes the tools print the traceback of every error.
 TRACEBACK = 'MMPELK_TRACEBACK'
-# How Python begins the message when a constructor is called with wrong arguments.
-WRONG_ARGUMENTS = re.compile(r'.*__init__\(\) (got|missing|takes) ')
+# Python's message when a constructor is called with wrong arguments.
+WRONG_ARGUMENTS = re.compile(r'(?P<owner>.+)\.__init__\(\) (got|missing|takes) ')
 
 
 class InputError(ValueError):
@@ -30,8 +31,8 @@ def first_line(error: BaseException) -> str:
 def build_errors() -> Iterator[None]:
     """Turn errors that a wrong config causes while objects are built from it into an InputError.
 
-    These are unknown types, arguments that a constructor does not take, keys that the config lacks, and the ValueErrors and
-    AssertionErrors with which constructors refuse a value. Errors inside the code of a model pass through unchanged.
+    These are unknown types, arguments that a constructor does not take or lacks, keys that the config lacks, and the ValueErrors and
+    AssertionErrors with which constructors reject a value. Other errors inside the code of a model pass through unchanged.
     """
     try:
         yield
@@ -44,11 +45,21 @@ def build_errors() -> Iterator[None]:
 
 
 def _is_from_config(error: BaseException) -> bool:
-    """Return whether mmengine's registries or configs raised the error, or a constructor was called with wrong arguments."""
-    raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename).parts
-    if raised_in[-3:-1] in (('mmengine', 'registry'), ('mmengine', 'config')):
+    """Return whether mmengine's registries or configs raised the error, or the config's arguments do not fit a constructor.
+
+    The arguments come from the config if the constructor is called by a registry, or by a subclass that passes them on to it. A
+    constructor that is called with wrong arguments anywhere else is a bug of the calling code.
+    """
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    if Path(frame.f_code.co_filename).parts[-3:-1] in (('mmengine', 'registry'), ('mmengine', 'config')):
         return True
-    return isinstance(error, TypeError) and WRONG_ARGUMENTS.match(str(error)) is not None
+    match = WRONG_ARGUMENTS.match(str(error))
+    if match is None or not isinstance(error, TypeError):
+        return False
+    # mmengine's ManagerMixin builds visualizers in a class method.
+    caller = frame.f_locals.get('self', frame.f_locals.get('cls'))
+    bases = inspect.getmro(caller if isinstance(caller, type) else type(caller))
+    return match['owner'] in [base.__qualname__ for base in bases]
 
 
 @contextlib.contextmanager
@@ -60,7 +71,7 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
-        _exit(str(error) if error.filename is None else f'cannot use {error.filename}: {error.strerror}')
+        _exit(first_line(error) if error.filename is None else f'cannot use {error.filename}: {error.strerror}')
     except InputError as error:
         # An error from a data loader's worker carries the worker's traceback in front of the message.
         message = str(error).strip().splitlines()[-1]

@@ -6,16 +6,16 @@ from importlib.util import find_spec
 
 import torch
 
-# Declarations last as long as the library object.
+# A declaration lasts as long as its library object.
 _declared: list[torch.library.Library] = []
 
 
 def declare_missing_operators() -> None:
-    """Make ``import torchvision`` work beside a CPU-only torch, where mmpretrain needs it. Do nothing where it works.
+    """Make ``import torchvision`` work next to a CPU-only torch, where mmpretrain needs it. Do nothing if it works already.
 
-    mmpretrain needs torchvision's transforms, and mmseg and mmdet import mmpretrain where it is installed. The torchvision of the
-    package index is built for CUDA. Beside a CPU-only torch its operators do not load, and its import then fails on the two operators
-    that have no declaration in Python. With these declared, everything but the operators themselves works.
+    mmpretrain needs torchvision's transforms, and mmseg and mmdet import mmpretrain if it is installed. The package index has
+    torchvision built for CUDA. Next to a CPU-only torch, its operators do not load, and its import fails on the two operators that
+    have no declaration in Python. With these declared, everything except the operators themselves works.
     """
     if find_spec('torchvision') is None or find_spec('mmpretrain') is None:
         return
@@ -25,6 +25,6 @@ def declare_missing_operators() -> None:
         if 'torchvision::nms' not in str(error):
             raise
         library = torch.library.Library('torchvision', 'DEF')
-        for name in ('nms', 'qnms'):
+        for name in ('nms',):
             library.define(f'{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
         _declared.append(library)

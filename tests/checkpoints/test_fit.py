@@ -6,11 +6,13 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 import mmpelk.models.state_dict as state_dict
-from mmpelk.checkpoints import check_fit
+from mmpelk.checkpoints import check_fit, check_prefix
+from mmpelk.checkpoints.fit import resized_shapes
 from mmpelk.models import PeLK
 from mmpelk.utils.errors import InputError
 
 ARCH = dict(depths=(1, 1, 1, 1), channels=(16, 16, 16, 16))
+KERNELS = ((0, 0), (0, 1), (1, 0), (3, 0))  # the stage and block of each kernel that is resized
 
 
 def test_names_and_shapes():
@@ -21,30 +23,46 @@ def test_names_and_shapes():
     check_fit({'weight': good['weight']}, model, 'x.pth', strict=False)
     for weights, message in (
         ({**good, 'more': torch.zeros(1)}, r'1 are unexpected \(more\)'),
-        ({'weight': good['weight']}, r'of 2 tensors, 1 fit, 1 are missing \(bias\)'),
+        ({'weight': good['weight']}, r'1 of 2 tensors fit, 1 are missing \(bias\)'),
         ({**good, 'bias': torch.zeros(4)}, r'1 have another shape \(bias is \(4,\), the model needs \(3,\)\)'),
     ):
         with pytest.raises(InputError, match=message):
             check_fit(weights, model, 'x.pth')
-    with pytest.raises(InputError, match='x.pth is of another model: of 2 tensors, 0 fit'):
+    with pytest.raises(InputError, match='x.pth belongs to another model: 0 of 2 tensors fit, 2 are missing .weight.'):
         check_fit({}, model, 'x.pth', strict=False)
 
 
 def test_kernels_of_other_grids_fit_and_are_resized_once(monkeypatch):
-    """The check works on shapes alone. Only loading resizes values."""
-    weights = PeLK(ARCH).state_dict()
-    larger = PeLK(ARCH, kernel_sizes=(53, 49, 47, 13))
-    resized = []
+    """The check resizes kernels on the meta device. Only loading resizes real tensors, each kernel once."""
+    arch = dict(depths=(2, 1, 1, 1), channels=(16, 16, 16, 16))
+    weights = PeLK(arch).state_dict()
+    larger = PeLK(arch, kernel_sizes=(53, 69, 47, 15))  # stage 3 keeps its grid
+    meta, real = [], []
     resize = state_dict.resize_weight
-    monkeypatch.setattr(
-        state_dict, 'resize_weight', lambda weight, *args: resized.append(weight.is_meta) or resize(weight, *args)
-    )
+
+    def count(weight, *args):
+        (meta if weight.is_meta else real).append(weight.shape[-1])
+        return resize(weight, *args)
+
+    monkeypatch.setattr(state_dict, 'resize_weight', count)
     check_fit(weights, larger, 'x.pth')
-    assert resized == [True]
+    sizes = [weights[f'stages.{stage}.{block}.token_mixer.large.weight'].shape[-1] for stage, block in KERNELS]
+    assert meta == sizes and real == []
     larger.load_state_dict(weights)
-    assert resized == [True, False]
+    assert meta == sizes and real == sizes
     with pytest.raises(InputError, match='was trained with other kernels .stage 1: kernels 51x51'):
         check_fit(weights, larger, 'x.pth', resize=False)
+
+
+def test_resized_shapes_leaves_the_weights_unchanged():
+    model = nn.ModuleDict(dict(teacher=PeLK(ARCH, kernel_sizes=(53, 49, 47, 13)), student=PeLK(ARCH)))
+    weights = nn.ModuleDict(dict(teacher=PeLK(ARCH), student=PeLK(ARCH))).state_dict()
+    before = dict(weights)
+    shapes, lines = resized_shapes(weights, model)
+    assert {name: value.shape for name, value in shapes.items()} == {k: v.shape for k, v in model.state_dict().items()}
+    assert len(lines) == 1 and lines[0].startswith('stage 1: kernels 51x51')
+    assert all(value.is_meta for name, value in shapes.items() if not name.endswith('half_grid'))
+    assert weights == before and not any(value.is_meta for value in weights.values())
 
 
 def test_a_kernel_that_does_not_match_its_grid():
@@ -55,10 +73,54 @@ def test_a_kernel_that_does_not_match_its_grid():
         check_fit(weights, PeLK(ARCH, kernel_sizes=(53, 49, 47, 13)), 'x.pth')
     with pytest.raises(InputError, match=rf'1 have another shape .{name}'):
         check_fit(weights, PeLK(ARCH), 'x.pth')
-    # Without its half grid a kernel is not resized: its shape must be the model's.
+    # Without a half grid, a kernel is not resized, so its shape must be the model's.
     del weights['stages.0.0.token_mixer.large.half_grid']
     with pytest.raises(InputError, match=rf'1 have another shape .{name}'):
         check_fit(weights, PeLK(ARCH), 'x.pth', strict=False)
+
+
+def test_a_kernel_without_its_half_grid():
+    weights = PeLK(ARCH).state_dict()
+    half_grid = 'stages.0.0.token_mixer.large.half_grid'
+    del weights[half_grid]
+    with pytest.raises(InputError, match=rf' 1 are missing .{half_grid}'):
+        check_fit(weights, PeLK(ARCH), 'x.pth')
+    check_fit(weights, PeLK(ARCH), 'x.pth', strict=False)
+    name = 'stages.0.0.token_mixer.large.weight'
+    with pytest.raises(InputError, match=rf'{name} is .7, 1, 13, 13., the model needs .7, 1, 15, 15.'):
+        check_fit(weights, PeLK(ARCH, kernel_sizes=(101, 49, 47, 13)), 'x.pth', strict=False)
+
+
+def test_a_half_grid_without_its_kernel():
+    weights = PeLK(ARCH).state_dict()
+    name = 'stages.0.0.token_mixer.large.weight'
+    del weights[name]
+    with pytest.raises(InputError, match=rf'1 are missing .{name}'):
+        check_fit(weights, PeLK(ARCH, kernel_sizes=(53, 49, 47, 13)), 'x.pth')
+
+
+def test_a_positional_embedding_of_the_wrong_size():
+    weights = PeLK(ARCH).state_dict()
+    name = 'stages.0.0.token_mixer.pos_embed.bias'
+    weights[name] = weights[name][:, 1:-1, 1:-1]
+    for strict in (True, False):
+        with pytest.raises(InputError, match=rf'1 have another shape .{name} is .1, 49, 49., the model needs .1, 51, 51.'):
+            check_fit(weights, PeLK(ARCH), 'x.pth', strict)
+
+
+def test_other_kernel_forms_are_another_model():
+    stripes = PeLK(ARCH, kernel_form='stripe', pos_embed=None).state_dict()
+    with pytest.raises(InputError, match=r'28 are missing \(.*\), 48 are unexpected \(.*large\.vertical\.weight\)'):
+        check_fit(stripes, PeLK(ARCH, pos_embed=None), 'x.pth')
+
+
+def test_prefixes():
+    checkpoint = dict(state_dict={'module.backbone.a': torch.zeros(1), 'head.b': torch.zeros(1)})
+    check_prefix(checkpoint, 'backbone.', 'x.pth')
+    with pytest.raises(InputError, match="x.pth has no weights under prefix 'neck.': its names begin with backbone., head.$"):
+        check_prefix(checkpoint, 'neck.', 'x.pth')
+    with pytest.raises(InputError, match="under prefix '': it contains no weights$"):
+        check_prefix(dict(meta={}), '', 'x.pth')
 
 
 def test_a_head_for_other_classes_may_differ_without_strict():

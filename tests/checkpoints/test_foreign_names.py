@@ -1,4 +1,4 @@
-"""Foreign checkpoints: the converted model must compute what the foreign one does."""
+"""A converted model must compute the same outputs as the foreign model."""
 
 import re
 from itertools import pairwise
@@ -34,7 +34,7 @@ def conv_bn(channels, kernel):
 
 
 class Block(nn.Module):
-    """A block with the official names: of ConvNeXt without a kernel, otherwise of SLaK."""
+    """A block with the names of official checkpoints: ConvNeXt's for the mixer 'convnext', otherwise SLaK's."""
 
     def __init__(self, channels, mixer):
         super().__init__()
@@ -70,7 +70,7 @@ class ChannelsFirstNorm(nn.LayerNorm):
 
 
 class Official(nn.Module):
-    """ConvNeXt's classifier with the names of its official checkpoints."""
+    """ConvNeXt's classifier with the names of official checkpoints."""
 
     def __init__(self, mixer):
         super().__init__()
@@ -126,7 +126,7 @@ def test_convnext(rename):
     x = torch.randn(2, 3, 64, 48)
     torch.testing.assert_close(model(x)[0], official(x), rtol=1e-4, atol=1e-5)
     states = {row.state for row in rows}
-    assert states == {'loaded', 'unused: not in the model'}  # the head has no place in a backbone
+    assert states == {'loaded', 'unused: not in the model'}  # a backbone has no head
 
 
 SLAK = dict(LIKE_CONVNEXT, kernel_sizes=(13, 13, 13, 13))
@@ -154,14 +154,14 @@ def test_pruned_zeros_survive():
     assert (fits['backbone.stages.0.0.pointwise_conv1.weight'] == 0).float().mean() == 0.5
 
 
-def test_a_7x7_kernel_goes_into_a_larger_peripheral_one():
+def test_a_7x7_kernel_is_resized_to_a_larger_peripheral_kernel():
     official = Official('convnext')
     model = PeLK(**{**LIKE_CONVNEXT, 'kernel_form': 'peripheral', 'kernel_sizes': (51, 49, 47, 13), 'center_size': 7}).eval()
     fits, rows = convert(official.state_dict(), model)
     assert any(row.state == 'loaded, resized' for row in rows) and matched_share(fits, model) == 1
     model.load_state_dict(backbone_of(fits))
     x = torch.randn(2, 3, 64, 48)
-    torch.testing.assert_close(model(x)[0], official(x), rtol=1e-4, atol=1e-5)  # the 7x7 centre is fine-grained
+    torch.testing.assert_close(model(x)[0], official(x), rtol=1e-4, atol=1e-5)  # the 7x7 center is fine-grained
 
 
 def test_the_report():

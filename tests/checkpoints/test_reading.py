@@ -1,8 +1,10 @@
 import os
 
+import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
+from safetensors.torch import save_file
 
 from mmpelk.checkpoints import model_weights, read_checkpoint
 from mmpelk.utils.errors import InputError
@@ -38,6 +40,12 @@ def test_hostile_pickles_are_refused(tmp_path):
     assert not (tmp_path / 'made').exists()
 
 
+def test_arrays_of_objects_are_refused(tmp_path):
+    torch.save(dict(state_dict={}, extra=np.array([1], dtype=object)), tmp_path / 'a.pth')
+    with pytest.raises(InputError, match='a.pth cannot be loaded safely: .*ObjectDType'):
+        read_checkpoint(tmp_path / 'a.pth')
+
+
 @pytest.mark.parametrize('content', [b'', b'not a checkpoint', 'half'])
 def test_broken_files_are_refused(tmp_path, content):
     path = tmp_path / 'broken.pth'
@@ -45,7 +53,16 @@ def test_broken_files_are_refused(tmp_path, content):
         torch.save({'a': torch.zeros(1000)}, path)
         content = path.read_bytes()[:2000]
     path.write_bytes(content)
-    with pytest.raises(InputError, match='broken.pth'):
+    with pytest.raises(InputError, match='broken.pth (is truncated or not a checkpoint|cannot be loaded safely): '):
+        read_checkpoint(path)
+
+
+def test_safetensors(tmp_path):
+    path = tmp_path / 'a.safetensors'
+    save_file({'a': torch.arange(1000)}, path)
+    assert torch.equal(read_checkpoint(path)['a'], torch.arange(1000))
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(InputError, match='a.safetensors is truncated or not a safetensors file: '):
         read_checkpoint(path)
 
 
@@ -53,7 +70,7 @@ def test_missing_file_and_wrong_type(tmp_path):
     with pytest.raises(InputError, match='checkpoint .*none.pth does not exist'):
         read_checkpoint(tmp_path / 'none.pth')
     torch.save([1, 2], tmp_path / 'list.pth')
-    with pytest.raises(InputError, match='holds a list; expected a dict'):
+    with pytest.raises(InputError, match='contains a list; expected a dict'):
         read_checkpoint(tmp_path / 'list.pth')
 
 

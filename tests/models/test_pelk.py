@@ -8,7 +8,7 @@ from torch.nn.functional import interpolate
 
 from mmpelk.models import PeLK
 from mmpelk.models.token_mixer import TokenMixer
-from mmpelk.ops import DepthwiseConv2d, PeripheralConv2d, SharingGrid
+from mmpelk.ops import DepthwiseConv2d, PeripheralConv2d
 
 SMALL = dict(depths=(2, 1, 2, 1), channels=(16, 24, 32, 40))
 K101 = dict(kernel_sizes=(101, 69, 67, 13), center_size=7)
@@ -16,7 +16,7 @@ K101 = dict(kernel_sizes=(101, 69, 67, 13), center_size=7)
 
 @pytest.mark.parametrize('arch, kernels, millions', [('tiny', {}, 29), ('small', {}, 50), ('base', {}, 89), ('base', K101, 90)])
 def test_kept_parameters_of_table_4(arch, kernels, millions):
-    """With ImageNet's classifier, at density 0.6 of every 2-D and 4-D weight; the paper rounds S, 50.6 M, down."""
+    """The models have ImageNet's classifier, and every 2-D and 4-D weight has density 0.6. The paper rounds 50.6 M of S down."""
     with torch.device('meta'):
         backbone = PeLK(arch, out_indices=(3,), **kernels)
         head = nn.Linear(backbone.channels[-1], 1000)
@@ -47,12 +47,12 @@ def test_any_size(arch, size):
 def test_every_parameter_gets_a_gradient(options):
     model = PeLK(SMALL, layer_scale_init_value=1.0, **options)
     sum(output.square().mean() for output in model(torch.randn(2, 3, 65, 96))).backward()
-    # A bias or constant that enters every output of a convolution alike still reaches the loss through the LayerNorm.
+    # A bias that is added to all outputs of a convolution still affects the loss, because the LayerNorm is over the channels.
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
 
 
 @pytest.mark.parametrize('pos_embed, channels', [('shared', 1), ('per_channel', 7), (None, 0)])
-def test_a_stage_shares_one_pos_embed(pos_embed, channels):
+def test_blocks_of_a_stage_share_one_pos_embed(pos_embed, channels):
     model = PeLK(SMALL, pos_embed=pos_embed)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters() if 'pos_embed' in name}
     assert len(shapes) == (4 if pos_embed else 0)
@@ -81,15 +81,21 @@ def test_convolved_and_passed_channels_start_on_one_scale(arch, size, mode, smal
 
 
 @pytest.mark.parametrize('half', [[9, 8, 4, 2, 1, 1, 1], [17, 16, 8, 4, 2, 1, 1, 1, 1], [2, 2, 1, 1, 1]])
-def test_initialisation_knows_the_cells(half):
-    """On a constant input a cell of area A answers A * w: the gain is 2 ** 0.5 here, and about 7 with one std of 0.02 for all."""
-    grid = SharingGrid.from_half(half)
-    conv = PeripheralConv2d(2000, grid)
-    gain = (conv.weight[:, 0] * grid.areas().float()).sum((1, 2)).std().item()
-    assert 1.1 < gain < 1.5  # truncation at two sigma takes some of 2 ** 0.5
-    if grid.kernel_size == 51:
-        plain = nn.init.trunc_normal_(torch.empty(2000, 13, 13), std=0.02)
-        assert 5 < (plain * grid.areas().float()).sum((1, 2)).std() < 9
+def test_cells_of_all_areas_start_equally_strong(half):
+    """On a constant input, a cell of area A responds with A * w. All cells have the same share of a variance of about 2."""
+    arch = dict(depths=(1, 1, 1, 1), channels=(500, 8, 8, 8))
+    model = PeLK(arch, sharing_grids=[half] * 4, conv_ratio=1.0, width_factor=1.0, small_kernel=3)
+    large = model.stages[0][0].token_mixer.large
+    assert isinstance(large, PeripheralConv2d) and large.grid.half == tuple(half)
+    responses = large.weight.detach()[:, 0] * large.grid.areas().float()
+    cells = responses.std(0)
+    assert cells.min() / cells.mean() > 0.8 and cells.max() / cells.mean() < 1.2
+    assert 1.1 < responses.sum((1, 2)).std() < 1.4  # the truncation at two sigma reduces 2 ** 0.5 to 1.24
+    # The convolution itself has this gain inside of the map.
+    k = large.grid.kernel_size
+    with torch.no_grad():
+        outputs = large(torch.ones(1, 500, k, k))[0, :, k // 2, k // 2]
+    torch.testing.assert_close(outputs, responses.sum((1, 2)), rtol=1e-3, atol=1e-3)
 
 
 def test_checkpointing_changes_nothing():
@@ -102,10 +108,10 @@ def test_checkpointing_changes_nothing():
     for (name, a), b in zip(plain.named_parameters(), recomputed.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-6, msg=name)
     for (name, a), b in zip(plain.named_buffers(), recomputed.buffers(), strict=True):
-        assert torch.equal(a, b), name  # the statistics count each batch once
+        assert torch.equal(a, b), name  # the statistics are updated once per batch
 
 
-def randomise(model):
+def randomize(model):
     """Give every norm the statistics and affine weights of a trained model."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -131,7 +137,7 @@ STRIPES = dict(kernel_form='stripe', pos_embed=None, conv_ratio=1.0)
 )  # fmt: skip
 def test_deploy_keeps_the_outputs(options, deploy):
     model = PeLK(SMALL, layer_scale_init_value=1.0, **options).double().eval()
-    randomise(model)
+    randomize(model)
     folded = copy.deepcopy(model)
     folded.switch_to_deploy(keep_grid=deploy == 'grid')
     names = list(folded.state_dict())
@@ -145,23 +151,23 @@ def test_deploy_keeps_the_outputs(options, deploy):
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
     mixer = folded.stages[0][0].token_mixer
     assert isinstance(mixer.large, DepthwiseConv2d) == (deploy == 'plain')
-    # A centre of 3 does not hold the small kernel of 5.
+    # A center of 3 does not contain the small kernel of 5.
     assert (mixer.small is not None) == (deploy == 'grid' and options in (dict(center_size=3), STRIPES))
     built = PeLK(SMALL, layer_scale_init_value=1.0, deploy=deploy, **options).eval().double()
     built.load_state_dict(folded.state_dict())
     assert all(map(torch.equal, built(x), folded(x)))
 
 
-def test_deploy_refuses_what_it_cannot_fold():
-    with pytest.raises(ValueError, match='only BatchNorm with running statistics'):
+def test_deploy_rejects_invalid_arguments():
+    with pytest.raises(ValueError, match='only a BatchNorm with running statistics'):
         PeLK(SMALL, norm_cfg=dict(type='GN', num_groups=1)).switch_to_deploy()
-    with pytest.raises(ValueError, match="deploy must be None, 'plain' or 'grid', got True"):
+    with pytest.raises(ValueError, match="deploy must be None, 'plain', or 'grid', got True"):
         PeLK(SMALL, deploy=True)
     with pytest.raises(ValueError, match='init_cfg cannot load'):
         PeLK(SMALL, deploy='grid', init_cfg=dict(type='Pretrained', checkpoint='x.pth'))
 
 
-def test_deploy_refuses_a_term_that_is_no_bias():
+def test_deploy_rejects_a_term_that_depends_on_the_position():
     with pytest.raises(ValueError, match="pos_embed_mode='inside'"):
         PeLK(SMALL, pos_embed_mode='inside').switch_to_deploy()
 
@@ -208,7 +214,7 @@ def test_autocast(dtype):
     assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in model.parameters())
 
 
-def test_explicit_grids_and_centres_per_stage():
+def test_explicit_grids_and_centers_per_stage():
     model = PeLK(SMALL, center_size=(7, 5, 5, 3))
     assert [grid.half.count(1) for grid in model.grids] == [4, 3, 3, 2]
     model = PeLK(SMALL, sharing_grids=[[8, 4, 2, 1, 1, 1]] * 4)
@@ -220,7 +226,7 @@ def test_builds_under_every_scope(scope):
     from mmengine.registry import MODELS, DefaultScope
 
     if scope == 'mmpretrain':
-        pytest.importorskip('torchvision', reason='mmpretrain imports torchvision, which this environment does not have')
+        pytest.importorskip('torchvision', reason='mmpretrain needs torchvision')
     with DefaultScope.overwrite_default_scope(scope):
         assert isinstance(MODELS.build(dict(type='PeLK', arch=SMALL)), PeLK)
 
@@ -237,7 +243,7 @@ def test_builds_under_every_scope(scope):
         (dict(sharing_grids=[[2, 1]]), 'sharing_grids needs 4 entries'),
         (dict(small_kernel=15), 'at most the smallest kernel 13, got 15'),
         (dict(small_kernel=4), 'small_kernel must be None or odd .* got 4'),
-        (dict(pos_embed='all'), "pos_embed must be 'shared', 'per_channel' or None, got 'all'"),
+        (dict(pos_embed='all'), "pos_embed must be 'shared', 'per_channel', or None, got 'all'"),
         (dict(pos_embed_mode='edge'), "pos_embed_mode must be one of .* got 'edge'"),
         (dict(conv_ratio=0), 'conv_ratio must be in .* got 0'),
         (dict(drop_path_rate=1.5), 'drop_path_rate must be in .* got 1.5'),
@@ -251,13 +257,13 @@ def test_bad_arguments(options, message):
         PeLK(**options)
 
 
-def test_input_below_32_is_refused():
+def test_input_below_32_is_rejected():
     with pytest.raises(ValueError, match='at least 32x32, got 31x64'):
         PeLK(SMALL)(torch.zeros(1, 3, 31, 64))
 
 
-def randomised(**options):
-    """A model whose norms have something to fold."""
+def randomized(**options):
+    """Return a model whose norms are not the identity."""
     torch.manual_seed(0)
     model = PeLK(SMALL, drop_path_rate=0.0, layer_scale_init_value=1.0, **options)
     for tensor in (*model.parameters(), *model.buffers()):
@@ -271,7 +277,7 @@ def randomised(**options):
     [{}, K101, dict(pos_embed='per_channel'), dict(kernel_form='dense', kernel_sizes=(13, 11, 9, 7)), dict(pos_embed=None)],
 )
 def test_branches_fold_in_eval_mode(options, monkeypatch):
-    model, image = randomised(**options).eval(), torch.randn(2, 3, 70, 64)
+    model, image = randomized(**options).eval(), torch.randn(2, 3, 70, 64)
     assert all(block.token_mixer._folds(stage.pos_embed) for stage in model.stages for block in stage)
     folded = model(image)
     monkeypatch.setattr(TokenMixer, '_folds', lambda self, pos_embed: False)
@@ -288,15 +294,15 @@ def test_branches_fold_in_eval_mode(options, monkeypatch):
         (dict(small_kernel=None), [False] * 4),
     ],
 )
-def test_what_does_not_fold(options, stages):
-    model = randomised(**options)
+def test_branches_that_do_not_fold(options, stages):
+    model = randomized(**options)
     assert not any(block.token_mixer._folds(stage.pos_embed) for stage in model.stages for block in stage)
     assert [stage[0].token_mixer._folds(stage.pos_embed) for stage in model.eval().stages] == stages
 
 
 @pytest.mark.parametrize('mode', ['train', 'eval'])
 def test_memory_formats(mode):
-    model, image = getattr(randomised(), mode)(), torch.randn(2, 3, 64, 96)
+    model, image = getattr(randomized(), mode)(), torch.randn(2, 3, 64, 96)
     outputs = model(image)
     assert all(output.is_contiguous() for output in outputs)
     for one, other in zip(model(image.contiguous(memory_format=torch.channels_last)), outputs, strict=True):
@@ -305,8 +311,8 @@ def test_memory_formats(mode):
 
 
 @pytest.mark.parametrize('mode', ['train', 'eval'])
-def test_compiles_whole(mode):
-    model, image = getattr(randomised(), mode)(), torch.randn(2, 3, 64, 96)
+def test_compiles_to_one_graph(mode):
+    model, image = getattr(randomized(), mode)(), torch.randn(2, 3, 64, 96)
     compiled = torch.compile(model, fullgraph=True, backend='aot_eager')
     for one, other in zip(compiled(image), model(image), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
@@ -314,8 +320,8 @@ def test_compiles_whole(mode):
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
-def test_nothing_of_the_operator_is_copied_or_pickled():
-    model, image = randomised().eval(), torch.randn(1, 3, 64, 64)
+def test_copied_and_pickled_models_compute_the_same():
+    model, image = randomized().eval(), torch.randn(1, 3, 64, 64)
     keys = set(model.state_dict())
     before = model(image)[-1]
     assert set(model.state_dict()) == keys
@@ -324,3 +330,53 @@ def test_nothing_of_the_operator_is_copied_or_pickled():
     with torch.no_grad():
         model.stages[0][0].token_mixer.large.weight.mul_(2)
     assert not torch.equal(model(image)[-1], before)
+
+
+@pytest.mark.parametrize('prefix', ['', 'backbone.'])
+@pytest.mark.parametrize('arch, last_stage', [('tiny', 6), ('small', 12)])
+def test_layer_depths_are_those_of_convnext(arch, last_stage, prefix):
+    convnext = pytest.importorskip('mmpretrain.models').ConvNeXt
+    arch = dict(depths=PeLK.arch_settings[arch]['depths'], channels=(8, 8, 8, 8))
+    theirs, ours = convnext(arch), PeLK(arch)
+    depths = {name: theirs.get_layer_depth(name, prefix) for name in names_with(prefix, theirs)}
+    shared = depths.keys() & names_with(prefix, ours)
+    # The depthwise convolutions have other names, and only the last stage of ConvNeXt has a norm.
+    assert len(shared) >= 7 * sum(ours.depths) and f'{prefix}norm3.weight' in shared
+    assert {name: ours.get_layer_depth(name, prefix) for name in shared} == {name: depths[name] for name in shared}
+    assert {depth for depth, _ in depths.values()} == set(range(last_stage + 2))
+    for stage, block in ((0, 2), (2, 8), (3, 0)):
+        mixer = f'{prefix}stages.{stage}.{block}.token_mixer.large.weight'
+        assert ours.get_layer_depth(mixer, prefix) == depths[f'{prefix}stages.{stage}.{block}.gamma']
+    assert ours.get_layer_depth('head.fc.weight', 'backbone.') == (last_stage + 1, last_stage + 2)
+
+
+def names_with(prefix, model):
+    return {prefix + name for name, _ in model.named_parameters()}
+
+
+def test_layer_decay_of_mmpretrain():
+    """LearningRateDecayOptimWrapperConstructor gives each group of a classifier the learning rate of its depth."""
+    constructors = pytest.importorskip('mmpretrain.engine.optimizers')
+    from mmpretrain.models import ImageClassifier
+
+    model = ImageClassifier(
+        backbone=dict(type='PeLK', arch=dict(depths=(1, 1, 4, 1), channels=(8, 8, 8, 8)), out_indices=(3,)),
+        head=dict(type='LinearClsHead', num_classes=3, in_channels=10),
+    )
+    wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1.0, weight_decay=0.05))
+    build = constructors.LearningRateDecayOptimWrapperConstructor(wrapper, dict(layer_decay_rate=0.5))
+    groups = {group['param_name']: group for group in build(model).optimizer.param_groups}
+    assert groups.keys() == dict(model.named_parameters()).keys()
+    expected = {
+        'backbone.downsample_layers.0.0.weight': 0,
+        'backbone.stages.0.0.token_mixer.large.weight': 1,
+        'backbone.stages.0.0.token_mixer.pos_embed.bias': 1,
+        'backbone.downsample_layers.1.1.weight': 2,
+        'backbone.stages.1.0.gamma': 2,
+        'backbone.stages.2.2.token_mixer.small_norm.bias': 3,
+        'backbone.stages.2.3.pointwise_conv1.weight': 4,
+        'backbone.stages.3.0.norm.weight': 6,
+        'backbone.norm3.weight': 7,
+        'head.fc.weight': 7,
+    }
+    assert {name: groups[name]['lr'] for name in expected} == {name: 0.5 ** (7 - depth) for name, depth in expected.items()}

@@ -1,4 +1,4 @@
-"""Peripheral convolutions of every grid family, checked on any device and by any backend against the float64 loops."""
+"""Peripheral convolutions on all kinds of grids, compared with the float64 loops on any device and by any backend."""
 
 import numpy as np
 import torch
@@ -16,23 +16,31 @@ SIZES = [(1, 1), (1, 7), (8, 1), (2, 3), (4, 4), (5, 8), (7, 6), (8, 8), (9, 16)
 
 
 def relative_error(actual, expected):
+    """Return the largest difference relative to the largest expected value."""
     return np.abs(actual.detach().cpu().double().numpy() - expected).max() / np.abs(expected).max()
 
 
+def assert_same_bits(actual, expected):
+    """Compare two sequences of tensors bit by bit, which distinguishes 0 from -0."""
+    for tensor, other in zip(actual, expected, strict=True):
+        assert tensor.shape == other.shape and tensor.dtype == other.dtype
+        assert torch.equal(tensor.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8))
+
+
 def check_against_loops(half, size, dtype, backend, tolerance, device='cpu', batch_and_channels=4):
-    """Output and all gradients, relative to the largest value, on random values."""
+    """Compare the output and all gradients with the loops on random values, relative to the largest value."""
     seed = sum(half) * 1000 + size[0] * 31 + size[1]
     rng = np.random.default_rng(seed)
     n, c = rng.integers(1, batch_and_channels, size=2)
     grid = SharingGrid.from_half(half)
     per_channel = rng.random() < 0.5
     x, up = rng.normal(size=(2, n, c, *size))
-    # Offsets from zero: an operator that returns zeros, or drops h or the bias, must fail.
+    # The values have means other than zero, so that an operator that returns zeros, or omits h or the bias, fails.
     w = 0.5 + rng.normal(size=(c, grid.weight_size, grid.weight_size))
     h = 0.5 + rng.normal(size=(c if per_channel else 1, grid.kernel_size, grid.kernel_size))
     bias = 1 + rng.normal(size=c)
 
-    def rounded(array):  # the reference sees the values that the operator sees
+    def rounded(array):  # the reference gets the same rounded values as the operator
         return torch.from_numpy(array).to(device, dtype)
 
     args = [rounded(a).requires_grad_() for a in (x, w[:, None], h, bias)]

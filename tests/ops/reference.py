@@ -1,22 +1,38 @@
-"""An obviously right peripheral convolution: loops over every tap in float64, nothing shared with the package."""
+"""A simple reference for peripheral convolution: loops over all taps in float64. It shares no code with the package."""
 
 import numpy as np
 
 
-def expand(weight, half):
-    """(C, k', k') to (C, k, k), by writing each cell out."""
+def cell_slices(half):
+    """Return the slice of the kernel that each cell covers, along one axis."""
     cells = list(half) + list(half)[-2::-1]
     starts = [sum(cells[:i]) for i in range(len(cells))]
-    k = sum(cells)
+    return [slice(start, start + size) for start, size in zip(starts, cells, strict=True)]
+
+
+def expand(weight, half):
+    """Copy each weight to its cell: (C, k', k') to (C, k, k)."""
+    slices = cell_slices(half)
+    k = slices[-1].stop
     kernel = np.zeros((weight.shape[0], k, k))
-    for a, (top, height) in enumerate(zip(starts, cells, strict=True)):
-        for b, (left, width) in enumerate(zip(starts, cells, strict=True)):
-            kernel[:, top : top + height, left : left + width] = weight[:, a, b][:, None, None]
+    for a, rows in enumerate(slices):
+        for b, columns in enumerate(slices):
+            kernel[:, rows, columns] = weight[:, a, b][:, None, None]
     return kernel
 
 
+def collapse(kernel_grad, half):
+    """Compute the gradient of :func:`expand`, the sums over cells: (C, k, k) to (C, k', k')."""
+    slices = cell_slices(half)
+    sums = np.zeros((kernel_grad.shape[0], len(slices), len(slices)))
+    for a, rows in enumerate(slices):
+        for b, columns in enumerate(slices):
+            sums[:, a, b] = kernel_grad[:, rows, columns].sum((1, 2))
+    return sums
+
+
 def taps(h, w, kh, kw):
-    """Each tap (i, j) that touches an h x w map: where it writes in the output, and where it reads in the input."""
+    """Yield each tap (i, j) that touches an h x w map, with the part of the output it writes and the part of the input it reads."""
     for i in range(kh):
         dy = i - kh // 2
         rows = range(max(0, -dy), min(h, h - dy))
@@ -29,7 +45,7 @@ def taps(h, w, kh, kw):
 
 
 def correlate(x, kernel):
-    """(N, C, H, W) with (C, kh, kw): tap by tap, each tap one shifted multiply-add."""
+    """Correlate (N, C, H, W) with (C, kh, kw), one shifted multiply-add per tap."""
     y = np.zeros(x.shape)
     for i, j, output, source in taps(*x.shape[-2:], *kernel.shape[-2:]):
         y[output] += kernel[:, i, j][None, :, None, None] * x[source]
@@ -37,7 +53,7 @@ def correlate(x, kernel):
 
 
 def correlate_grads(x, kernel, grad):
-    """Gradients of sum(correlate(x, kernel) * grad): (grad_x, grad_kernel), tap by tap."""
+    """Compute the gradients of sum(correlate(x, kernel) * grad), tap by tap: (grad_x, grad_kernel)."""
     grad_x, grad_kernel = np.zeros(x.shape), np.zeros(kernel.shape)
     for i, j, output, source in taps(*x.shape[-2:], *kernel.shape[-2:]):
         grad_x[source] += kernel[:, i, j][None, :, None, None] * grad[output]
@@ -45,19 +61,8 @@ def correlate_grads(x, kernel, grad):
     return grad_x, grad_kernel
 
 
-def collapse(kernel_grad, half):
-    """The gradient of expand: sums over cells, (C, k, k) to (C, k', k')."""
-    cells = list(half) + list(half)[-2::-1]
-    starts = [sum(cells[:i]) for i in range(len(cells))]
-    sums = np.zeros((kernel_grad.shape[0], len(cells), len(cells)))
-    for a, (top, height) in enumerate(zip(starts, cells, strict=True)):
-        for b, (left, width) in enumerate(zip(starts, cells, strict=True)):
-            sums[:, a, b] = kernel_grad[:, top : top + height, left : left + width].sum((1, 2))
-    return sums
-
-
 def taps_inside(h, w, k):
-    """(h, w, k, k) bool: whether a tap, seen from a position, lies inside the map."""
+    """Return whether each tap lies inside the map, for each position: (h, w, k, k) bool."""
     inside = np.zeros((h, w, k, k), bool)
     for y in range(h):
         for x in range(w):
@@ -68,20 +73,22 @@ def taps_inside(h, w, k):
 
 
 def box_correlate(x, weight, half, up):
-    """For maps too large for loops: (N, C, H, W) with a (C, k', k') weight over cells, each a box read from sums over the zero-padded
-    map from its corner. Returns the output and the gradient of sum(output * up) by the weight."""
-    cells = list(half) + list(half)[-2::-1]
-    starts = [sum(cells[:i]) for i in range(len(cells))]
+    """Correlate (N, C, H, W) with a (C, k', k') weight over cells, on maps that are too large for loops over taps.
+
+    Each cell is a box filter, read from the cumulative sums of the zero-padded map. Returns the output and the gradient of
+    sum(output * up) with respect to the weight.
+    """
+    slices = cell_slices(half)
     h, w = x.shape[-2:]
-    r = sum(cells) // 2
+    r = slices[-1].stop // 2
     sums = np.pad(x, ((0, 0), (0, 0), (r + 1, r), (r + 1, r))).cumsum(-1).cumsum(-2)
     y, grad = np.zeros(x.shape), np.zeros(weight.shape)
-    for a, (top, height) in enumerate(zip(starts, cells, strict=True)):
-        for b, (left, width) in enumerate(zip(starts, cells, strict=True)):
+    for a, rows in enumerate(slices):
+        for b, columns in enumerate(slices):
             box = np.zeros(x.shape)
-            for row, sign in ((top + height, 1), (top, -1)):
-                box += sign * sums[..., row : row + h, left + width : left + width + w]
-                box -= sign * sums[..., row : row + h, left : left + w]
+            for row, sign in ((rows.stop, 1), (rows.start, -1)):
+                box += sign * sums[..., row : row + h, columns.stop : columns.stop + w]
+                box -= sign * sums[..., row : row + h, columns.start : columns.start + w]
             y += weight[:, a, b][None, :, None, None] * box
             grad[:, a, b] = (box * up).sum((0, 2, 3))
     return y, grad

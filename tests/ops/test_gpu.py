@@ -1,19 +1,19 @@
-"""What only a GPU can show. ``pytest -m gpu`` needs torch, numpy and pytest alone; where mmengine and mmcv are, the backbone runs too."""
+"""Tests that need a GPU. ``pytest -m gpu tests/ops`` needs torch, numpy, pytest, and hypothesis, and the backbone mmengine and mmcv."""
 
 import numpy as np
 import pytest
 import torch
-from cases import HALVES, SIZES, check_against_loops, relative_error
-from reference import box_correlate
+from cases import HALVES, SIZES, assert_same_bits, check_against_loops, relative_error
+from reference import box_correlate, correlate, expand
 
-from mmpelk.ops import SharingGrid, available_backends, describe_backends, peripheral_conv2d
+from mmpelk.ops import SharingGrid, autotune, available_backends, describe_backends, peripheral_conv2d
 from mmpelk.ops.backends import BACKENDS, choose_backend
 
 HERE = torch.cuda.is_available()
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not HERE, reason='torch sees no GPU')]
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 3e-3, torch.bfloat16: 1e-2}
 HALF = (torch.float16, torch.bfloat16)
-BACKENDS_HERE = [  # in half types dense is as accurate as torch
+BACKENDS_HERE = [  # in half types, dense is only as accurate as torch
     (name, dtype)
     for dtype in TOLERANCE
     for name in (available_backends('cuda', dtype) if HERE else ())
@@ -23,13 +23,13 @@ BACKENDS_HERE = [  # in half types dense is as accurate as torch
 
 @pytest.fixture(autouse=True)
 def exact(monkeypatch):
-    """cuDNN multiplies in tf32 by default, in the dense backend, too."""
+    """Disable tf32, which cuDNN uses by default, for the dense backend."""
     monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', False)
 
 
 @pytest.mark.parametrize('backend, dtype', BACKENDS_HERE)
 @pytest.mark.parametrize('index', range(len(HALVES)))
-def test_against_loops(index, backend, dtype):
+def test_output_and_gradients_match_the_loops(index, backend, dtype):
     for size in SIZES[index % 4 :: 4]:
         check_against_loops(HALVES[index], size, dtype, backend, TOLERANCE[dtype], 'cuda')
 
@@ -50,7 +50,7 @@ def test_large_maps(half, shape, backend, dtype):
     assert relative_error(w.grad, expected_grad[:, None]) < TOLERANCE[dtype]
 
 
-def test_triton_runs_here():
+def test_triton_is_available():
     assert 'triton' in available_backends('cuda'), describe_backends('cuda')
 
 
@@ -59,7 +59,8 @@ def test_gradients_are_the_same_bits():
     x, w = torch.randn(4, 46, 56, 56, device='cuda'), torch.randn(46, 1, 13, 13, device='cuda', requires_grad=True)
     x.requires_grad_()
     runs = [torch.autograd.grad(peripheral_conv2d(x, w, grid, backend='triton').square().sum(), (x, w)) for _ in range(3)]
-    assert all(torch.equal(a, b) for run in runs[1:] for a, b in zip(run, runs[0], strict=True))
+    for run in runs[1:]:
+        assert_same_bits(run, runs[0])
 
 
 @pytest.mark.parametrize('dtype', HALF)
@@ -71,12 +72,14 @@ def test_autocast_with_scaled_gradients(backend, dtype):
     with torch.autocast('cuda', dtype=dtype):
         output = peripheral_conv2d(x.to(dtype), w, grid, backend=backend)
     assert output.dtype == dtype
+    kernel = expand(w[:, 0].detach().double().cpu().numpy(), grid.half)
+    assert relative_error(output, correlate(x.to(dtype).double().cpu().numpy(), kernel)) < 2e-2
     scaler.scale(output.float().square().mean()).backward()
     assert w.grad.dtype == torch.float32 and w.grad.isfinite().all()
 
 
 @pytest.mark.parametrize('mode', ['default', 'reduce-overhead'])
-def test_compiles_whole(mode):
+def test_compiles_without_graph_breaks(mode):
     grid = SharingGrid.peripheral(31)
     tensors = [torch.randn(shape, device='cuda', requires_grad=True) for shape in ((2, 3, 9, 12), (3, 1, 11, 11))]
 
@@ -84,17 +87,40 @@ def test_compiles_whole(mode):
         return peripheral_conv2d(x, w, grid, backend='triton').sin().sum()
 
     compiled = torch.compile(call, fullgraph=True, mode=mode)
-    for grad, expected in zip(
-        torch.autograd.grad(compiled(*tensors), tensors), torch.autograd.grad(call(*tensors), tensors), strict=True
-    ):
-        torch.testing.assert_close(grad, expected)
+    expected = torch.autograd.grad(call(*tensors), tensors)
+    for grad, reference in zip(torch.autograd.grad(compiled(*tensors), tensors), expected, strict=True):
+        torch.testing.assert_close(grad, reference)
 
 
-def test_auto_takes_what_it_measured():
-    """And under deterministic algorithms the first choice, without measuring."""
-    cells = SharingGrid.peripheral(51).cells
+@pytest.mark.parametrize('backward', [False, True])
+def test_auto_selects_the_backend_with_the_shortest_measured_time(backward, monkeypatch):
+    grid, x = SharingGrid.peripheral(51), torch.randn(2, 46, 56, 56, device='cuda')
+    times, seconds = [], autotune._seconds
+
+    def recorded(call, device):
+        times.append(seconds(call, device))
+        return times[-1]
+
+    monkeypatch.setattr(autotune, '_FASTEST', {})
+    monkeypatch.setattr(autotune, '_seconds', recorded)
+    chosen = choose_backend('auto', x, grid.cells, grid.cells, backward)
+    names = [name for name in ('triton', 'fft', 'dense') if name in available_backends('cuda')]  # the order of measuring
+    assert len(times) == len(names) and chosen is BACKENDS[names[times.index(min(times))]]
+    monkeypatch.setattr(autotune, '_seconds', None)  # a second measurement would raise a TypeError
+    assert choose_backend('auto', x, grid.cells, grid.cells, backward) is chosen
+
+
+def test_auto_on_a_large_map_matches_the_reference():
+    grid, w = SharingGrid.peripheral(51), torch.randn(46, 1, 13, 13, device='cuda')
     x = torch.randn(2, 46, 56, 56, device='cuda')
-    assert choose_backend('auto', x, cells, cells) is choose_backend('auto', x, cells, cells)
+    weight, pixels = w[:, 0].double().cpu().numpy(), x.double().cpu().numpy()
+    expected, _ = box_correlate(pixels, weight, grid.half, pixels)
+    assert relative_error(peripheral_conv2d(x, w, grid), expected) < TOLERANCE[torch.float32]
+
+
+def test_deterministic_algorithms_select_triton_without_measuring(monkeypatch):
+    cells = SharingGrid.peripheral(51).cells
+    monkeypatch.setattr(autotune, '_seconds', None)
     torch.use_deterministic_algorithms(True)
     try:
         assert choose_backend('auto', torch.randn(1, 3, 9, 9, device='cuda'), cells, cells) is BACKENDS['triton']
@@ -102,7 +128,7 @@ def test_auto_takes_what_it_measured():
         torch.use_deterministic_algorithms(False)
 
 
-def test_fft_stays_within_its_memory():
+def test_fft_respects_its_memory_limit():
     from mmpelk.ops.backends import fft
 
     grid = SharingGrid.peripheral(51)
@@ -113,9 +139,9 @@ def test_fft_stays_within_its_memory():
     assert torch.cuda.max_memory_allocated() - before < x.numel() * 4 + 5 * fft.MAX_BYTES
 
 
-def test_other_devices_than_the_current_one():
+def test_a_device_that_is_not_the_current_one():
     if torch.cuda.device_count() < 2:
-        pytest.skip('one GPU')
+        pytest.skip('needs two GPUs')
     x, w = torch.randn(1, 2, 9, 9, device='cuda:1'), torch.randn(2, 1, 5, 5, device='cuda:1')
     output = peripheral_conv2d(x, w, SharingGrid.from_half([3, 1, 1]), backend='triton')
     expected = peripheral_conv2d(x.cpu(), w.cpu(), SharingGrid.from_half([3, 1, 1]))

@@ -4,17 +4,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from strategies import fill, halves, values
 
 from mmpelk.ops import SharingGrid, peripheral_conv2d, resize_pos_embed, resize_weight
 
-halves = st.lists(st.integers(1, 9), min_size=0, max_size=6).flatmap(
-    lambda cells: st.sampled_from([1, 3, 5]).map(lambda centre: (*cells, centre))
-)
-
 
 def painted(weight, old, new, scale):
-    """The definition, on a fine raster: paint the old kernel, scaled, and average it over each new cell. Each pixel has ``parts``
-    steps an axis; their number makes every cell border of both grids a border of steps."""
+    """Apply the definition on a fine raster: paint the scaled old kernel, and average it over each new cell.
+
+    Each pixel has ``parts`` steps along each axis, so that every cell border of both grids is a border between steps.
+    """
     parts = 2 * old.kernel_size
     size = new.kernel_size * parts
     raster = torch.zeros(size, size, dtype=torch.double)
@@ -34,45 +33,53 @@ def painted(weight, old, new, scale):
     'old, new',
     [([2, 1], [1, 1, 1]), ([2, 1, 1], [3, 2, 1, 1]), ([1], [2, 1]), ([3, 1], [1]), ([1, 2, 1], [2, 1, 1]), ([3], [2, 1])],
 )
-def test_a_new_cell_takes_the_mean_over_itself(old, new, mode):
+def test_the_weight_of_a_new_cell_is_the_mean_over_the_cell(old, new, mode):
     old, new = SharingGrid.from_half(old), SharingGrid.from_half(new)
     weight = torch.randn(old.weight_size, old.weight_size, dtype=torch.double)
     expected = painted(weight, old, new, new.kernel_size / old.kernel_size if mode == 'stretch' else 1)
     torch.testing.assert_close(resize_weight(weight, old, new, mode), expected)
 
 
-@settings(deadline=None, max_examples=60)
-@given(half=halves, more=st.integers(0, 40), base=st.integers(1, 3))
-def test_extending_outward_changes_nothing(half, more, base):
+@settings(max_examples=60)
+@given(halves, st.integers(0, 40), st.integers(1, 3), values(), values(), values())
+def test_extending_outward_does_not_change_the_convolution(half, more, base, weights, embedding, pixels):
     old = SharingGrid.from_half(half)
     new = old.extended(old.kernel_size + 2 * more, base)
     assert new.kernel_size == old.kernel_size + 2 * more and new.half[len(new.half) - len(half) :] == half
-    weight = torch.randn(3, 1, old.weight_size, old.weight_size, dtype=torch.double)
-    h, x = torch.randn(1, old.kernel_size, old.kernel_size).double(), torch.randn(2, 3, 9, 7).double()
+    weight = torch.from_numpy(fill(weights, 3, 1, old.weight_size, old.weight_size))
+    h = torch.from_numpy(fill(embedding, 1, old.kernel_size, old.kernel_size))
+    x = torch.from_numpy(fill(pixels, 2, 3, 9, 7))
     before = peripheral_conv2d(x, weight, old, h)
     after = peripheral_conv2d(x, resize_weight(weight, old, new), new, resize_pos_embed(h, new.kernel_size))
     torch.testing.assert_close(after, before, rtol=1e-9, atol=1e-9)
 
 
-@settings(deadline=None, max_examples=60)
-@given(old=halves, new=halves)
-def test_laws(old, new):
+@settings(max_examples=60)
+@given(halves, halves, values())
+def test_the_sum_over_the_kernel_is_kept(old, new, weights):
     old, new = SharingGrid.from_half(old), SharingGrid.from_half(new)
-    weight = torch.randn(2, 1, old.weight_size, old.weight_size, dtype=torch.double)
+    weight = torch.from_numpy(fill(weights, 2, 1, old.weight_size, old.weight_size))
 
     def total(weight, grid):
         return (weight * grid.areas()).sum((-2, -1))
 
-    # Stretching keeps the sum over the kernel, for any two grids; extending keeps it where nothing is cut off.
+    # 'stretch' keeps the sum for any two grids. 'extend' keeps it if nothing is cut off.
     torch.testing.assert_close(total(resize_weight(weight, old, new, 'stretch'), new), total(weight, old))
     if new.kernel_size >= old.kernel_size:
         torch.testing.assert_close(total(resize_weight(weight, old, new), new), total(weight, old))
-    for mode in ('extend', 'stretch'):
-        torch.testing.assert_close(resize_weight(weight, old, old, mode), weight)
-        dense = SharingGrid.dense(old.kernel_size)
-        torch.testing.assert_close(resize_weight(weight, old, dense, mode), old.expand(weight))
-        kernel = torch.randn(2, 1, old.kernel_size, old.kernel_size, dtype=torch.double)
-        torch.testing.assert_close(resize_weight(kernel, dense, old, mode), old.reduce(kernel))
+
+
+@pytest.mark.parametrize('mode', ['extend', 'stretch'])
+@settings(max_examples=60)
+@given(half=halves, weights=values(), taps=values())
+def test_grids_of_the_same_kernel_size(mode, half, weights, taps):
+    grid = SharingGrid.from_half(half)
+    dense = SharingGrid.dense(grid.kernel_size)
+    weight = torch.from_numpy(fill(weights, 2, 1, grid.weight_size, grid.weight_size))
+    torch.testing.assert_close(resize_weight(weight, grid, grid, mode), weight)
+    torch.testing.assert_close(resize_weight(weight, grid, dense, mode), grid.expand(weight))
+    kernel = torch.from_numpy(fill(taps, 2, 1, grid.kernel_size, grid.kernel_size))
+    torch.testing.assert_close(resize_weight(kernel, dense, grid, mode), grid.reduce(kernel))
 
 
 def relative_error(actual, expected):
@@ -80,8 +87,8 @@ def relative_error(actual, expected):
 
 
 @pytest.mark.parametrize('mode, limit', [('extend', 0.06), ('stretch', 0.025)])
-def test_a_smooth_kernel_to_101_and_back(mode, limit):
-    """On the default grids. The smooth kernel is a Gaussian; figures in docs/resizing.md."""
+def test_a_smooth_kernel_resized_to_101_and_back(mode, limit):
+    """The grids are the defaults, and the kernel is a Gaussian. docs/resizing.md has the errors."""
     old, new = SharingGrid.peripheral(51), SharingGrid.peripheral(101, center_size=7)
     at = torch.linspace(-1, 1, 51, dtype=torch.double)
     weight = old.reduce(torch.exp(-4 * (at[:, None] ** 2 + at**2)))
@@ -100,14 +107,14 @@ def test_pos_embed(mode, sizes):
     margin = abs(new - old) // 2
     if mode == 'extend':
         inner, outer = (h, resized) if new > old else (resized, h)
-        centre = outer[:, margin : outer.shape[1] - margin, margin : outer.shape[2] - margin]
-        assert torch.equal(centre, inner)
+        center = outer[:, margin : outer.shape[1] - margin, margin : outer.shape[2] - margin]
+        assert torch.equal(center, inner)
         assert new < old or resized.count_nonzero() == h.count_nonzero()
     else:
         assert abs(resized[0, new // 2, new // 2]) < 1e-5 and (resized - resized.flip(1, 2).neg()).abs().max() < 1e-4
 
 
-def test_bad_arguments():
+def test_invalid_arguments():
     grid = SharingGrid.peripheral(51)
     with pytest.raises(ValueError, match=r"mode must be one of \('extend', 'stretch'\), got 'shrink'"):
         resize_weight(torch.zeros(13, 13), grid, grid, 'shrink')

@@ -5,11 +5,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from reference import expand
+from reference import collapse, expand
+from strategies import fill, halves, values
 
 from mmpelk.ops import SharingGrid
 
-# Every grid that the paper prints, and those that our rule gives for the models' other kernels (paper, Table 5 and 6, Fig. 1).
+# All grids that the paper prints, and the grids that our rule gives for the other kernels of the models (paper, Tables 5 and 6, Fig. 1).
 PRINTED = [
     (5, 1, [2, 1]),
     (31, 5, [7, 4, 2, 1, 1, 1]),
@@ -29,7 +30,7 @@ odd = st.integers(0, 75).map(lambda n: 2 * n + 1)
 
 
 @pytest.mark.parametrize('kernel_size, center_size, half', PRINTED + RULE)
-def test_grid_of_the_paper(kernel_size, center_size, half):
+def test_grids_of_the_paper(kernel_size, center_size, half):
     grid = SharingGrid.peripheral(kernel_size, center_size)
     assert list(grid.half) == half
     assert grid == SharingGrid.from_half(half)
@@ -37,7 +38,7 @@ def test_grid_of_the_paper(kernel_size, center_size, half):
 
 
 @given(odd, odd, st.integers(1, 5))
-def test_peripheral_grid_laws(kernel_size, center_size, base):
+def test_properties_of_peripheral_grids(kernel_size, center_size, base):
     center_size = min(center_size, kernel_size)
     grid = SharingGrid.peripheral(kernel_size, center_size, base)
     assert sum(grid.cells) == kernel_size == grid.edges[-1]
@@ -48,20 +49,18 @@ def test_peripheral_grid_laws(kernel_size, center_size, base):
     assert grid.areas().sum() == kernel_size**2
 
 
-@given(st.lists(st.integers(1, 6), max_size=5), st.sampled_from([1, 3, 5]), st.integers(0, 2**32 - 1))
-def test_expand_and_reduce(outer, center, seed):
-    half = [*outer, center]
+@given(halves, values(), values())
+def test_expand_and_its_adjoint_and_inverse(half, weights, kernel):
     grid = SharingGrid.from_half(half)
-    weight = np.random.default_rng(seed).normal(size=(2, grid.weight_size, grid.weight_size))
-    kernel = grid.expand(torch.from_numpy(weight))
-    assert np.array_equal(kernel.numpy(), expand(weight, half))  # copies, so equal to the bit
-    torch.testing.assert_close(grid.reduce(kernel), torch.from_numpy(weight))
-    # cell_sums is the adjoint of expand: <expand(w), g> == <w, cell_sums(g)>.
-    grad = torch.from_numpy(np.random.default_rng(seed + 1).normal(size=kernel.shape))
-    torch.testing.assert_close((kernel * grad).sum(), (torch.from_numpy(weight) * grid.cell_sums(grad)).sum())
+    weight = fill(weights, 2, grid.weight_size, grid.weight_size)
+    expanded = grid.expand(torch.from_numpy(weight))
+    assert np.array_equal(expanded.numpy(), expand(weight, half))  # copies are equal to the bit
+    torch.testing.assert_close(grid.reduce(expanded), torch.from_numpy(weight))
+    kernel = fill(kernel, 2, grid.kernel_size, grid.kernel_size)
+    torch.testing.assert_close(grid.cell_sums(torch.from_numpy(kernel)), torch.from_numpy(collapse(kernel, half)))
 
 
-def test_dense_grid_shares_nothing():
+def test_a_dense_grid_does_not_share():
     grid = SharingGrid.dense(7)
     assert grid.cells == (1,) * 7
     weight = torch.randn(3, 1, 7, 7)
@@ -77,13 +76,13 @@ def test_dense_grid_shares_nothing():
         (lambda: SharingGrid.peripheral(51, 5, 0), 'base must be an integer of at least 1, got 0'),
         (lambda: SharingGrid.peripheral(51.0), 'kernel_size must be a positive odd integer, got 51.0'),
         (lambda: SharingGrid.dense(-1), 'positive odd integer, got -1'),
-        (lambda: SharingGrid.from_half([]), 'needs positive integer cell sizes'),
+        (lambda: SharingGrid.from_half([]), r'half must contain positive integer cell sizes, outermost first, got \(\)'),
         (lambda: SharingGrid.from_half([3, 0, 1]), r'got \(3, 0, 1\)'),
-        (lambda: SharingGrid.from_half([3, 2]), 'must be odd, got 2'),
+        (lambda: SharingGrid.from_half([3, 2]), r'the center cell .* must be odd, got 2 in \(3, 2\)'),
         (lambda: SharingGrid.peripheral(51).expand(torch.zeros(2, 11, 11)), r'\(..., 13, 13\) for this grid, got \(2, 11, 11\)'),
         (lambda: SharingGrid.peripheral(51).reduce(torch.zeros(13, 13)), r'\(..., 51, 51\) for this grid, got \(13, 13\)'),
     ],
 )
-def test_bad_arguments(build, message):
+def test_invalid_arguments(build, message):
     with pytest.raises(ValueError, match=message):
         build()

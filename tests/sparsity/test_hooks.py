@@ -1,4 +1,4 @@
-"""The hooks in a real mmengine Runner, on a PeLK of seconds."""
+"""Run the hooks in a real mmengine Runner with a tiny PeLK."""
 
 import copy
 import json
@@ -34,7 +34,7 @@ class SmallClassifier(BaseModel):
 
 @HOOKS.register_module()
 class CheckMasks(Hook):
-    """After every iteration: pruned weights, their optimizer state and their averages are exactly 0, and no layer's count moves."""
+    """Check after every iteration that pruned weights, their optimizer state, and their averages are 0 and no layer's count changes."""
 
     priority = 'VERY_LOW'
 
@@ -95,10 +95,10 @@ def overall(run):
 def test_fifty_rounds(tmp_path, allocation):
     hook = dict(type='DynamicSparsityHook', allocation=allocation, interval=1, rate=0.5)
     run = runner(tmp_path, hook, 51, checkpoint=51)
-    run.train()  # CheckMasks looks after each iteration
+    run.train()  # CheckMasks checks each iteration
     sparsity = next(hook for hook in run.hooks if isinstance(hook, DynamicSparsityHook))
     assert sparsity.steps == 51 and abs(sparsity.density() - 0.6) < 0.002
-    # Taps beyond the 8x8 map get no gradient: the few that grew there stay at 0.
+    # Taps beyond the 8x8 map get no gradient, so the few that grew there stay at 0.
     assert abs(overall(run) - 0.6) < 0.005
     saved = torch.load(tmp_path / 'iter_51.pth', weights_only=True)
     assert saved['sparsity']['steps'] == 51
@@ -133,7 +133,7 @@ def test_steps_of_the_optimizer_count(tmp_path, options):
     assert next(tmp_path.glob('*/*.log')).read_text().count('masked weights changed') == (steps - 1) // 2
 
 
-def test_checkpointing_changes_no_mask(tmp_path):
+def test_activation_checkpointing_does_not_change_the_masks(tmp_path):
     runs = [
         runner(
             tmp_path / str(cp), dict(type='DynamicSparsityHook', interval=2), 6, model=dict(type='SmallClassifier', with_cp=cp)
@@ -147,7 +147,7 @@ def test_checkpointing_changes_no_mask(tmp_path):
 
 
 def test_resuming_continues_bit_for_bit(tmp_path):
-    """Stopped just before, and amid, a change of masks."""
+    """One run is stopped just before a change of the masks, the other between two changes."""
     hook = dict(type='DynamicSparsityHook', interval=2, rate=0.5)
     straight = runner(tmp_path / 'straight', hook, 8, checkpoint=1)
     straight.train()
@@ -161,7 +161,7 @@ def test_resuming_continues_bit_for_bit(tmp_path):
 
 
 def test_a_step_that_amp_skips_does_not_count():
-    """GradScaler leaves out the step when a gradient is not finite."""
+    """GradScaler skips the step if a gradient is not finite."""
     weight = nn.Parameter(torch.ones(4, 4))
     optimizer = torch.optim.AdamW([weight])
     hook = DynamicSparsityHook()
@@ -182,7 +182,7 @@ def sparse_start():
         for p in model.parameters():
             if p.ndim in (2, 4):
                 mask = torch.rand_like(p) < 0.6
-                mask[0] = True  # of so few channels, all might lose a cell: that would count as a cell beyond the loaded kernel
+                mask[0] = True  # a cell that is zero in all of the few channels would count as outside the loaded kernel
                 p.mul_(mask)
     return model
 
@@ -210,8 +210,8 @@ def test_fixed_masks_of_dense_weights_do_nothing(tmp_path):
 @pytest.mark.parametrize(
     'options, message',
     [
-        (dict(sparsity=1.0), r'sparsity must lie in \[0, 1\), got 1.0'),
-        (dict(sparsity=-0.1), 'sparsity must lie in'),
+        (dict(sparsity=1.0), r'sparsity must be in \[0, 1\), got 1.0'),
+        (dict(sparsity=-0.1), 'sparsity must be in'),
         (dict(allocation='lottery'), "allocation must be one of .* got 'lottery'"),
         (dict(interval=0), 'interval must be at least 1 step, got 0'),
         (dict(rate=1.5), 'rates must satisfy .* got 0.005 and 1.5'),
@@ -231,7 +231,7 @@ def test_masks_of_another_model_are_refused():
     hook.check(dict(sparsity=dict(masks=good)), model, 'x.pth')
     for checkpoint, message in (
         ({}, "checkpoint x.pth has no 'sparsity' masks: it was trained without FixedSparsityHook"),
-        (dict(sparsity=dict(masks={'backbone.a': good[name]})), "x.pth: sparsity mask 'backbone.a' belongs to no weight"),
+        (dict(sparsity=dict(masks={'backbone.a': good[name]})), "x.pth: sparsity mask 'backbone.a' does not belong to a weight"),
         (dict(sparsity=dict(masks={name: good[name][:5]})), rf"x.pth: sparsity mask '{name}' is torch.bool \(5, 10\)"),
         (dict(sparsity=dict(masks={name: good[name].float()})), 'is torch.float32'),
     ):

@@ -1,9 +1,9 @@
-# ADE20K in mmseg's layout. For another place, link data/ade/ADEChallengeData2016 to it, or set the data_root of the three
-# dataloaders: --cfg-options train_dataloader.dataset.data_root=... (likewise val_, test_).
+# ADE20K in mmseg's layout. If your copy is elsewhere, link data/ade/ADEChallengeData2016 to it, or set the data_root of the three
+# dataloaders: --cfg-options train_dataloader.dataset.data_root=... (and the same for val_dataloader and test_dataloader).
 dataset_type = 'ADE20KDataset'
 data_root = 'data/ade/ADEChallengeData2016'
 num_classes = 150
-# Pillow refuses a truncated file; OpenCV fills the missing part with gray.
+# Pillow raises an error for a truncated file; OpenCV fills the missing part with gray.
 load_image = dict(type='LoadImageFromFile', imdecode_backend='pillow')
 crop_size = (512, 512)
 train_pipeline = [
@@ -19,7 +19,7 @@ train_pipeline = [
 test_pipeline = [
     load_image,
     dict(type='Resize', scale=(2048, 512), keep_ratio=True),
-    # After Resize: the ground truth keeps its size.
+    # Load the annotations after Resize, so that the ground truth keeps its size.
     dict(type='LoadAnnotations', reduce_zero_label=True),
     dict(type='CheckSegMap', num_classes=num_classes),
     dict(type='PackSegInputs'),

@@ -1,8 +1,8 @@
-# COCO in mmdet's layout, with the multi-scale and crop augmentation of the 3x schedules. For another place, link data/coco to it,
-# or set the data_root of the three dataloaders and the ann_file of the evaluators with --cfg-options.
+# COCO in mmdet's layout, with the multi-scale and crop augmentation of the 3x schedules. If your copy is elsewhere, link data/coco
+# to it, or set the data_root of the three dataloaders and the ann_file of the evaluators with --cfg-options.
 dataset_type = 'CocoDataset'
 data_root = 'data/coco/'
-# Pillow refuses a truncated file; OpenCV fills the missing part with gray.
+# Pillow raises an error for a truncated file; OpenCV fills the missing part with gray.
 load_image = dict(type='LoadImageFromFile', imdecode_backend='pillow')
 resize_to_one_of = dict(type='RandomChoiceResize', scales=[(short, 1333) for short in range(480, 801, 32)], keep_ratio=True)
 train_pipeline = [

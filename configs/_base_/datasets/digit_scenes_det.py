@@ -1,4 +1,4 @@
-# The embedded data set, instances. `python tools/make_digit_scenes.py` writes it.
+# Digit scenes for instance segmentation. `python tools/make_digit_scenes.py` writes the data.
 data_root = 'data/digit_scenes/'
 metainfo = dict(
     classes=('0', '1', '2', '3', '4', '5', '6', '7', '8', '9'),

@@ -1,7 +1,7 @@
-# The embedded data set, segmentation. `python tools/make_digit_scenes.py` writes it.
+# Digit scenes for semantic segmentation. `python tools/make_digit_scenes.py` writes the data.
 data_root = 'data/digit_scenes'
 num_classes = 12
-# Pillow refuses a truncated file; OpenCV fills the missing part with gray.
+# Pillow raises an error for a truncated file; OpenCV fills the missing part with gray.
 load_image = dict(type='LoadImageFromFile', imdecode_backend='pillow')
 train_pipeline = [
     load_image,

@@ -1,4 +1,4 @@
-# The embedded classification data set. `python tools/make_digits.py` writes it.
+# Handwritten digits for classification. `python tools/make_digits.py` writes the data.
 data_root = 'data/digits'
 load_image = dict(type='LoadImageFromFile', imdecode_backend='pillow')
 train_pipeline = [

@@ -1,7 +1,7 @@
 # ImageNet-1K at 224 px in mmpretrain's layout: data/imagenet/{train,val}/<class>/*.JPEG, or flat with meta/{train,val}.txt.
-# For another place, link data/imagenet to it, or set the data_root of the three dataloaders with --cfg-options.
+# If your copy is elsewhere, link data/imagenet to it, or set the data_root of the three dataloaders with --cfg-options.
 data_root = 'data/imagenet'
-# Pillow refuses a truncated file; OpenCV fills the missing part with gray.
+# Pillow raises an error for a truncated file; OpenCV fills the missing part with gray.
 load_image = dict(type='LoadImageFromFile', imdecode_backend='pillow')
 bgr_mean = [103.53, 116.28, 123.675]
 bgr_std = [57.375, 57.12, 58.395]

@@ -4,7 +4,7 @@ train_pipeline = _base_.train_pipeline
 train_pipeline[1].scale = 384
 test_pipeline = [
     _base_.load_image,
-    # No crop at this size, as ConvNeXt.
+    # As in ConvNeXt, images of this size are not cropped.
     dict(type='Resize', scale=(384, 384), backend='pillow', interpolation='bicubic'),
     dict(type='PackInputs'),
 ]

@@ -1,3 +1,3 @@
-# The EMA, and the dynamic sparsity of PeLK-T.
+# The EMA and the dynamic sparsity of PeLK-T.
 _base_ = 'ema.py'
 custom_hooks = [_base_.ema, dict(type='DynamicSparsityHook', sparsity=0.4, interval=2000, rate=0.5)]

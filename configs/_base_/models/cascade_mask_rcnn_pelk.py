@@ -1,4 +1,4 @@
-# PeLK-T with Cascade Mask R-CNN: 4conv1fc box heads with GIoU, as the paper's COCO models.
+# PeLK-T with Cascade Mask R-CNN: 4conv1fc box heads with GIoU loss, as in the paper's COCO models.
 norm_cfg = dict(type='SyncBN', requires_grad=True)
 channels = [124, 249, 499, 998]
 model = dict(

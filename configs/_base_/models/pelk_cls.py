@@ -1,4 +1,4 @@
-# PeLK-T as an ImageNet classifier: average, norm, linear, as ConvNeXt and SLaK.
+# PeLK-T as an ImageNet classifier. As in ConvNeXt and SLaK, the last stage is followed by average pooling, a norm, and a linear layer.
 model = dict(
     type='ImageClassifier',
     data_preprocessor=dict(

@@ -1,4 +1,4 @@
-# PeLK-T with UperNet and an auxiliary FCN head on stage 3, as the paper's ADE20K models.
+# PeLK-T with UperNet and an auxiliary FCN head on stage 3, as in the paper's ADE20K models.
 norm_cfg = dict(type='SyncBN', requires_grad=True)
 channels = [124, 249, 499, 998]
 model = dict(

@@ -1,4 +1,4 @@
-# The paper's ADE20K schedule: 8 GPUs x 2 images, 160k iterations.
+# The paper's ADE20K schedule: 8 GPUs with 2 images each, 160k iterations.
 optim_wrapper = dict(
     type='AmpOptimWrapper',
     loss_scale='dynamic',
@@ -14,5 +14,5 @@ train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=16
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 auto_scale_lr = dict(enable=False, base_batch_size=16)
-# The zeros of a sparse checkpoint stay zero. Without such a checkpoint this hook changes nothing.
+# Keep the zeros of a sparse checkpoint at zero. Without a sparse checkpoint, this hook changes nothing.
 custom_hooks = [dict(type='FixedSparsityHook')]

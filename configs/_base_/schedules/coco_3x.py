@@ -1,4 +1,4 @@
-# The paper's COCO schedule: 8 GPUs x 2 images, 36 epochs.
+# The paper's COCO schedule: 8 GPUs with 2 images each, 36 epochs.
 optim_wrapper = dict(
     type='AmpOptimWrapper',
     loss_scale='dynamic',
@@ -14,5 +14,5 @@ train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=36, val_interval=1)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 auto_scale_lr = dict(enable=False, base_batch_size=16)
-# The zeros of a sparse checkpoint stay zero. Without such a checkpoint this hook changes nothing.
+# Keep the zeros of a sparse checkpoint at zero. Without a sparse checkpoint, this hook changes nothing.
 custom_hooks = [dict(type='FixedSparsityHook')]

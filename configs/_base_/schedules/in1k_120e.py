@@ -1,4 +1,4 @@
-# The schedule of the paper's ablations.
+# The ImageNet schedule of the paper's ablations: 120 epochs.
 _base_ = 'in1k_adamw.py'
 max_epochs = 120
 param_scheduler = [_base_.warm_up, dict(_base_.cosine, end=max_epochs)]

@@ -1,5 +1,5 @@
-# The paper's optimizer for ImageNet: AdamW at a batch of 4096.
-# tools/train.py accumulates gradients over as many iterations as this batch needs with the GPUs and the batch_size at hand.
+# The paper's optimizer for ImageNet: AdamW with a total batch size of 4096.
+# tools/train.py accumulates gradients over several iterations if the GPUs and their batch_size do not reach this total.
 total_batch_size = 4096
 optim_wrapper = dict(
     type='AmpOptimWrapper',

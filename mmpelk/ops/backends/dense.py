@@ -1,4 +1,4 @@
-"""Direct convolution through torch: the reference, and the faster one for small kernels and maps."""
+"""Direct convolution with torch, which is the fastest for small kernels and maps, and the reference for the other backends."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from torch import Tensor
 
 from mmpelk.ops.cells import cell_sums, expand
 
-# oneDNN's depthwise kernels cover widths up to here; beyond, and for float64, torch takes a loop some 15 times slower.
+# oneDNN has depthwise kernels up to this width. For wider kernels and for float64, torch uses a loop that is about 15 times slower.
 FAST_WIDTH = 14
 
 
 def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why this backend cannot run there; it always can."""
+    """Return None: this backend can run on every device and type."""
     return None
 
 
 def details() -> str:
-    """What it uses, beyond torch."""
+    """Return an empty string: this backend uses only torch."""
     return ''
 
 
 def cost(input: Tensor, rows: Sequence[int], columns: Sequence[int], backward: bool) -> float:
-    """Predicted microseconds: an overhead and a constant for each multiply-add. Fitted as :func:`fft.cost`."""
+    """Predict the time in microseconds: an overhead, and a constant per multiply-add. Fitted like :func:`fft.cost`."""
     multiply_adds = input.numel() * sum(rows) * sum(columns)
     if backward:
         return 100 + 7e-4 * multiply_adds
@@ -34,7 +34,7 @@ def cost(input: Tensor, rows: Sequence[int], columns: Sequence[int], backward: b
 
 
 def forward(input: Tensor, weight: Tensor, bias: Tensor | None, rows: Sequence[int], columns: Sequence[int]) -> Tensor:
-    """Depthwise 'same' correlation, in the input's type, also where autocast would take another."""
+    """Compute the depthwise 'same' correlation in the input's type, even under autocast."""
     kernel = expand(weight, rows, columns).to(input.dtype)
     bias = None if bias is None else bias.to(input.dtype)
     with torch.autocast(input.device.type, enabled=False):
@@ -44,14 +44,14 @@ def forward(input: Tensor, weight: Tensor, bias: Tensor | None, rows: Sequence[i
 def backward(
     grad: Tensor, input: Tensor, weight: Tensor, rows: Sequence[int], columns: Sequence[int], needs: tuple[bool, bool]
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of input and weight."""
+    """Compute the gradients of input and weight."""
     kernel, padding = expand(weight, rows, columns).to(input.dtype), _padding(rows, columns)
     grad_input, grad_kernel, _ = torch.ops.aten.convolution_backward(
         grad.to(input.dtype), input, kernel, None, (1, 1), padding, (1, 1), False, (0, 0), input.shape[1], (*needs, False)
     )
     if not needs[1]:
         return grad_input, None
-    # Many taps of a half type add up in float32.
+    # A cell can have many taps, so half types are summed in float32.
     sums = cell_sums(grad_kernel.to(torch.promote_types(grad_kernel.dtype, torch.float32)), rows, columns)
     return grad_input, sums.to(weight.dtype)
 

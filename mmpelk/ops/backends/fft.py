@@ -1,7 +1,7 @@
 """Exact depthwise convolution in the frequency domain.
 
-A 'same' result of height H under a kernel of radius r needs a circular length of H + r only: what wraps around lies outside the
-result. The kernel's centre is stored at the origin, so the result needs no shift either.
+A 'same' convolution of a map of height H with a kernel of radius r needs a circular length of only H + r, because the values that wrap
+around lie outside the result. The kernel's center is stored at the origin, so the result needs no shift.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from torch import Tensor
 
 from mmpelk.ops.cells import cell_sums, expand
 
-# Spectra beyond this are computed chunk by chunk. On a CPU it is what its cache holds: 2 to 3 times faster on 128x128 maps than through
-# main memory. Elsewhere it bounds the memory, and is large enough to keep a GPU busy.
+# Larger spectra are computed in chunks of channels. On a CPU, a chunk fits into the cache, which is 2 to 3 times faster on 128x128 maps
+# than main memory. Elsewhere, the limit bounds the memory, and a chunk is large enough to keep a GPU busy.
 CACHE_BYTES, MAX_BYTES = 2**21, 2**28
 
 
 @cache
 def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why this backend cannot run there, or None: torch can be built without FFTs, and some devices lack them."""
+    """Return why this backend cannot run there, or None. Torch can be built without FFTs, and some devices have none."""
     try:
         torch.fft.rfft(torch.zeros(2, device=device))
     except RuntimeError as error:
@@ -32,13 +32,13 @@ def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
 
 
 def details() -> str:
-    """What it uses, beyond torch."""
+    """Return an empty string: this backend uses only torch."""
     return ''
 
 
 @lru_cache(maxsize=1024)
 def fast_length(length: int) -> int:
-    """The smallest number of factors 2, 3 and 5 that is at least ``length``."""
+    """Return the smallest number that is at least ``length`` and has no prime factors except 2, 3, and 5."""
     while True:
         rest = length
         for factor in (2, 3, 5):
@@ -50,10 +50,13 @@ def fast_length(length: int) -> int:
 
 
 def cost(input: Tensor, rows: Sequence[int], columns: Sequence[int], backward: bool) -> float:
-    """Predicted microseconds: an overhead and a constant times (2 N + 1) C L log2(L), L the points of a padded map (N maps there and
-    back, one kernel). Backward makes three transforms for two.
+    """Predict the time in microseconds: an overhead, and a constant times (2 N + 1) C L log2(L).
 
-    Fitted to medians on 2 cores of an AMD EPYC with AVX-512, torch 2.13.0, maps from 4x4 to 128x128 and kernels from 5 to 101.
+    L is the number of points of a padded map. Each channel needs 2 N transforms of maps, forward and inverse, and one of the kernel.
+    The backward pass needs three transforms for each two of the forward pass.
+
+    The constants are fitted to medians on 2 cores of an AMD EPYC with AVX-512, with torch 2.13.0, maps from 4x4 to 128x128, and
+    kernels from 5 to 101.
     """
     n, c = input.shape[:2]
     points = math.prod(_circle(input, rows, columns))
@@ -62,16 +65,16 @@ def cost(input: Tensor, rows: Sequence[int], columns: Sequence[int], backward: b
 
 
 def forward(input: Tensor, weight: Tensor, bias: Tensor | None, rows: Sequence[int], columns: Sequence[int]) -> Tensor:
-    """Depthwise 'same' correlation y = irfft(X * conj(K)).
+    """Compute the depthwise 'same' correlation y = irfft(X * conj(K)).
 
-    float64 is computed in float64, every other type in float32; the result has the input's type.
+    float64 is computed in float64, and every other type in float32. The result has the input's type.
     """
     x, kernel = _computed(input), _computed(expand(weight, rows, columns))
     h, w = x.shape[-2:]
     shape = _circle(x, rows, columns)
     output = torch.empty_like(x, memory_format=torch.contiguous_format)
     for channels in _chunks(x, shape):
-        # Inside an operator that a compiled graph calls, torch 2.13 drops the lazy conj().
+        # torch 2.13 ignores the lazy conj() inside an operator that a compiled graph calls.
         product = torch.fft.rfft2(x[:, channels], s=shape) * _kernel_spectrum(kernel[channels], shape).conj_physical_()
         output[:, channels] = torch.fft.irfft2(product, s=shape)[..., :h, :w]
     if bias is not None:
@@ -82,7 +85,7 @@ def forward(input: Tensor, weight: Tensor, bias: Tensor | None, rows: Sequence[i
 def backward(
     grad: Tensor, input: Tensor, weight: Tensor, rows: Sequence[int], columns: Sequence[int], needs: tuple[bool, bool]
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of input and weight: the forward pass's two adjoints on the same circle."""
+    """Compute the gradients of input and weight with transforms of the same lengths as in the forward pass."""
     x, up, kernel = _computed(input), _computed(grad), _computed(expand(weight, rows, columns))
     (h, w), (kh, kw) = x.shape[-2:], kernel.shape[-2:]
     shape = _circle(x, rows, columns)
@@ -109,7 +112,7 @@ def _computed(tensor: Tensor) -> Tensor:
 
 
 def _circle(input: Tensor, rows: Sequence[int], columns: Sequence[int]) -> tuple[int, int]:
-    """Height and width of the padded transform."""
+    """Return the height and width of the padded transform."""
     h, w = input.shape[-2:]
     return fast_length(h + sum(rows) // 2), fast_length(w + sum(columns) // 2)
 
@@ -121,7 +124,7 @@ def _kernel_spectrum(kernel: Tensor, shape: tuple[int, int]) -> Tensor:
 
 
 def _chunks(input: Tensor, shape: tuple[int, int]) -> list[slice]:
-    """Slices of channels whose spectra stay within ``CACHE_BYTES`` on a CPU, ``MAX_BYTES`` elsewhere."""
+    """Return slices of channels whose spectra need at most ``CACHE_BYTES`` on a CPU, or ``MAX_BYTES`` elsewhere."""
     n, channels = input.shape[:2]
     spectrum_bytes = max(1, n) * shape[0] * (shape[1] // 2 + 1) * 2 * input.element_size()
     step = max(1, (CACHE_BYTES if input.device.type == 'cpu' else MAX_BYTES) // spectrum_bytes)

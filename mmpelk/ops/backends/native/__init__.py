@@ -1,7 +1,7 @@
-"""The structured evaluation in C++ (the sources beside this file): a peripheral kernel for little more than its k' x k' weights.
+"""The structured evaluation in C++, on CPUs: the cost of a peripheral kernel is close to that of a k' x k' kernel.
 
-The library is optional. pip builds it where it finds a C++ compiler; it has a C interface and needs no torch to build, so it
-serves every torch and Python version. It computes in float32.
+The C++ sources are beside this file. The library is optional: pip builds it if it finds a C++ compiler. It has a C interface and is
+built without torch, so one build works with every version of torch and Python. It computes in float32.
 """
 
 from __future__ import annotations
@@ -23,31 +23,33 @@ TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why this backend cannot run there, or None."""
+    """Return why this backend cannot run there, or None if it can."""
     if device.type != 'cpu':
-        return 'it runs on CPUs'
+        return 'it runs only on CPUs'
     if dtype not in TYPES:
         return f'it computes in float32, which would round {dtype}'
     if _library() is None:
         return (
-            f'{FOLDER} holds no compiled library; install mmpelk again where pip finds g++ or clang++ '
-            '(pip install -v shows what the compiler said)'
+            f'{FOLDER} contains no compiled library; reinstall mmpelk where pip finds g++ or clang++ '
+            '(pip install -v shows the output of the compiler)'
         )
     chosen = os.environ.get(INSTRUCTION_SET)
     if chosen and chosen not in instruction_sets():
-        return f'the environment sets {INSTRUCTION_SET}={chosen!r}; this machine has {instruction_sets()}'
+        return f'the environment variable {INSTRUCTION_SET} is {chosen!r}, but this machine has {instruction_sets()}'
     return None
 
 
 def details() -> str:
-    """What it uses."""
+    """Return the instruction set in use."""
     return f' ({_instruction_set()})'
 
 
 @cache
 def instruction_sets() -> tuple[str, ...]:
-    """The instruction sets of this machine that the library is compiled for, fastest first. The environment variable
-    MMPELK_INSTRUCTION_SET takes another than the first."""
+    """Return the instruction sets that this machine has and the library is compiled for, fastest first.
+
+    The first is used by default. The environment variable MMPELK_INSTRUCTION_SET selects another.
+    """
     names = []
     while name := _library().mmpelk_instruction_set(len(names)):
         names.append(name.decode())
@@ -55,15 +57,17 @@ def instruction_sets() -> tuple[str, ...]:
 
 
 def cost(input: Tensor, rows: Sequence[int], columns: Sequence[int], backward: bool) -> float:
-    """Predicted microseconds: an overhead, and a constant for each tap of each position and what a position costs besides. Fitted as
-    :func:`fft.cost`."""
+    """Predict the time in microseconds: an overhead, a constant per tap and position, and a constant per position.
+
+    Fitted like :func:`fft.cost`.
+    """
     taps = len(rows) * (len(columns) + (max(columns) > 1))
     positions = input.numel() // max(1, input.shape[1]) * (-(-input.shape[1] // 16) * 16)
     return 60 + 2.8e-5 * positions * (taps + 20) if backward else 25 + 1.2e-5 * positions * (taps + 60)
 
 
 def forward(input: Tensor, weight: Tensor, bias: Tensor | None, rows: Sequence[int], columns: Sequence[int]) -> Tensor:
-    """Depthwise 'same' correlation. The result has the input's type, and its memory format."""
+    """Compute the depthwise 'same' correlation. The result has the type and memory format of the input."""
     x, output = _readable(input), _like(input)
     bias = None if bias is None else bias.float().contiguous()
     _run_forward(x, weight, bias, output, rows, columns, False)
@@ -73,7 +77,7 @@ def forward(input: Tensor, weight: Tensor, bias: Tensor | None, rows: Sequence[i
 def backward(
     grad: Tensor, input: Tensor, weight: Tensor, rows: Sequence[int], columns: Sequence[int], needs: tuple[bool, bool]
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of input and weight. The input's is the same convolution with the kernel turned about."""
+    """Compute the gradients of input and weight. The input's gradient is a convolution with the kernel rotated by 180 degrees."""
     up, grad_input, grad_weight = _readable(grad), None, None
     if needs[0]:
         grad_input = _like(input)
@@ -125,7 +129,7 @@ def _instruction_set() -> str:
 
 
 def _readable(tensor: Tensor) -> Tensor:
-    """In float32, channels or columns next to each other."""
+    """Return the tensor in float32 with its channels or its columns adjacent in memory."""
     tensor = tensor.float()
     strides = tensor.stride()
     return tensor if 1 in (strides[1], strides[3]) else tensor.contiguous()
@@ -145,6 +149,6 @@ def _strides(tensor: Tensor) -> ctypes.Array:
 
 def _check(status: int) -> None:
     if status == 1:
-        raise MemoryError('the native backend found no memory for its rows of sums')
+        raise MemoryError('the native backend could not allocate memory for its row sums')
     if status:
-        raise RuntimeError(f'the native backend lacks the instruction set {_instruction_set()!r}')
+        raise RuntimeError(f'the native backend has no instruction set {_instruction_set()!r} on this machine')

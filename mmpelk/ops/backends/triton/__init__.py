@@ -1,7 +1,7 @@
-"""The structured evaluation on GPUs, on their tensor cores (``kernels.py``).
+"""The structured evaluation on the tensor cores of GPUs (``kernels.py``).
 
-Triton comes with torch's CUDA builds and is imported on first use. float32 is split into three tf32 products, which keeps its accuracy;
-half types are multiplied as they are. All sums are float32.
+Triton comes with torch's CUDA builds and is imported on first use. A float32 product is computed as three tf32 products, which keeps
+its accuracy. Half types are multiplied without conversion. All sums are float32.
 """
 
 from __future__ import annotations
@@ -23,26 +23,29 @@ from mmpelk.utils.errors import first_line
 
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
 _FAILURES: dict[tuple[torch.device, torch.dtype], str | None] = {}
-_LOCK = threading.Lock()  # Triton's autotuner keeps a call's arguments in itself
-# (rows, warps) of a program. Triton times them once for each class of sizes; the first serves where timing is not allowed.
+_LOCK = threading.Lock()  # Triton's autotuner stores the arguments of a call in itself
+# (rows, warps) of a program. Triton times them once for each class of sizes. The first is used where timing is not allowed.
 BLOCKS = ((64, 4), (128, 8), (32, 4))
 
 
 def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why this backend cannot run there, or None."""
+    """Return why this backend cannot run there, or None if it can."""
     if dtype not in TYPES:
         return f'it computes in float32, which would round {dtype}'
     if device.type != 'cuda' and not (device.type == 'cpu' and os.environ.get('TRITON_INTERPRET') == '1'):
-        return "it runs on GPUs (on CPUs only for tests, in Triton's interpreter, with TRITON_INTERPRET=1)"
+        return "it runs only on GPUs (and for tests on CPUs, in Triton's interpreter, with TRITON_INTERPRET=1)"
     return _failure(device, dtype)
 
 
 def _failure(device: torch.device, dtype: torch.dtype) -> str | None:
-    """What goes wrong when both kernels are compiled and run on one position: no Triton, one of another version, a GPU that is too old."""
+    """Compile both kernels and run them on a map of one position. Return the error, or None if both work.
+
+    Typical errors are a missing Triton, an incompatible version of Triton, and a GPU that is too old.
+    """
     if (device, dtype) in _FAILURES:
         return _FAILURES[device, dtype]
     if device.type == 'cuda' and torch.cuda.is_current_stream_capturing():
-        return 'it was not tried before this CUDA graph is captured'
+        return 'it was not tested before the capture of this CUDA graph began'
     failure = None
     try:
         import triton
@@ -51,36 +54,36 @@ def _failure(device: torch.device, dtype: torch.dtype) -> str | None:
         _correlate(x, x, None, (1,), (1,), tune=False)
         _weight_grad(x, x, (1,), (1,), tune=False).item()
     except torch.OutOfMemoryError as error:
-        return f'{device} has no memory left ({first_line(error)})'  # now; it may have later
+        return f'{device} has no memory left ({first_line(error)})'  # this can change, so it is not stored
     except ImportError as error:
         failure = f'Triton cannot be imported ({error})'
-    except Exception as error:  # whatever it is, the other backends can serve
+    except Exception as error:  # any error: use another backend
         failure = f'Triton {triton.__version__} cannot run its kernels on {device} ({type(error).__name__}: {first_line(error)})'
     _FAILURES[device, dtype] = failure
     return failure
 
 
 def details() -> str:
-    """What it uses."""
+    """Return the version of Triton."""
     import triton
 
     return f' (Triton {triton.__version__})'
 
 
 def cost(input: Tensor, rows: Sequence[int], columns: Sequence[int], backward: bool) -> float:
-    """Never the least where times are predicted, on CPUs, which interpret it."""
+    """Return infinity. Times are predicted only on CPUs, where Triton is interpreted and never the fastest."""
     return math.inf
 
 
 def forward(input: Tensor, weight: Tensor, bias: Tensor | None, rows: Sequence[int], columns: Sequence[int]) -> Tensor:
-    """Depthwise 'same' correlation, in the input's type, (N, C, H, W) contiguous."""
+    """Compute the depthwise 'same' correlation in the input's type, as a contiguous (N, C, H, W) tensor."""
     return _correlate(input.contiguous(), weight, bias, rows, columns, may_measure(input.device))
 
 
 def backward(
     grad: Tensor, input: Tensor, weight: Tensor, rows: Sequence[int], columns: Sequence[int], needs: tuple[bool, bool]
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of input and weight. The input's is the same convolution with the kernel turned about."""
+    """Compute the gradients of input and weight. The input's gradient is a convolution with the kernel rotated by 180 degrees."""
     up, tune, grad_input, grad_weight = grad.to(input.dtype).contiguous(), may_measure(input.device), None, None
     if needs[0]:
         grad_input = _correlate(up, weight.flip(-2, -1), None, rows, columns, tune)
@@ -95,7 +98,7 @@ def _correlate(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Sequence[in
     if n == 0:
         return y
     tops, sizes = _starts_and_sizes(tuple(rows), x.device, -(sum(rows) // 2))
-    # The kernel takes means over the rows of a cell, so their number goes into the weight.
+    # The kernel averages over the rows of a cell, so the weight is multiplied by their number.
     taps = (expand(weight, (1,) * len(rows), columns) * sizes[:, None]).to(x.dtype).contiguous()
     bias = x if bias is None else bias.float().contiguous()
     width, sources = _block_columns(w, x.dtype)
@@ -112,12 +115,15 @@ def _correlate(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Sequence[in
 
 
 def _weight_grad(x: Tensor, up: Tensor, rows: Sequence[int], columns: Sequence[int], tune: bool) -> Tensor:
-    """(C, 1, len(rows), len(columns)), float32: by blocks of columns, then the sum of the blocks, in an order that never changes."""
+    """Compute the weight's gradient, (C, 1, len(rows), len(columns)), float32.
+
+    Blocks of columns are summed separately, and then the blocks are summed in a fixed order.
+    """
     n, c, h, w = x.shape
     tops, sizes = _starts_and_sizes(tuple(rows), x.device, -(sum(rows) // 2))
     lefts, widths = _starts_and_sizes(tuple(columns), x.device, 0)
     width, sources = _block_columns(w, x.dtype)
-    reached = width + sum(columns) - 1 + sources - 1  # the first chunk may start before the first column reached
+    reached = width + sum(columns) - 1 + sources - 1  # the first chunk can start before the first column that is reached
     chunks = min(-(-w // sources), reached // sources + 1)
     blocks = -(-w // width) * chunks
     partial = x.new_empty(c, len(rows), blocks, len(columns), dtype=torch.float32)
@@ -131,7 +137,7 @@ def _weight_grad(x: Tensor, up: Tensor, rows: Sequence[int], columns: Sequence[i
 
 @cache
 def _kernel(name: str, tune: bool) -> Callable:
-    """A kernel with the fastest of ``BLOCKS``, or with the first."""
+    """Return a kernel that uses the fastest of ``BLOCKS`` if ``tune`` is set, and the first otherwise."""
     import triton
 
     from . import kernels
@@ -141,31 +147,31 @@ def _kernel(name: str, tune: bool) -> Callable:
 
 
 def _block_columns(width: int, dtype: torch.dtype) -> tuple[int, int]:
-    """Output and source columns of a program: powers of 2, at least the 16 that a tensor core's product needs."""
+    """Return the number of output and source columns of a program: powers of 2, and at least 16, as tensor cores require."""
     least = max(16, 1 << (width - 1).bit_length())
     return min(64, least), min(32 if dtype == torch.float32 else 64, least)
 
 
 def _size_class(rows: int, width: int, taps: int) -> int:
-    """One number for shapes within a factor of two, for the autotuner: images of many sizes are not timed one by one."""
+    """Return one number for all shapes within a factor of two, so that the autotuner does not time every image size."""
     return (rows.bit_length() * 64 + width.bit_length()) * 64 + taps.bit_length()
 
 
 @lru_cache(maxsize=256)
 def _starts_and_sizes(cells: tuple[int, ...], device: torch.device, first: int) -> tuple[Tensor, Tensor]:
-    """int32, on the device: where cells start, counted from ``first``, and their sizes."""
+    """Return the starts of the cells, counted from ``first``, and their sizes, both int32 on ``device``."""
     with torch.inference_mode(False):  # see cells._make_cell_index
         starts = torch.tensor(list(accumulate(cells[:-1], initial=first)), device=device, dtype=torch.int32)
         return starts, torch.tensor(cells, device=device, dtype=torch.int32)
 
 
 def _precision(device: torch.device) -> str:
-    """How float32 is multiplied: on the tensor cores, three products for each; AMD's compiler knows float32 itself."""
+    """Return how to multiply float32: with three tf32 products on tensor cores, or directly, as AMD's compiler supports."""
     if device.type == 'cpu':
         return 'interpreted'
     return 'tf32x3' if torch.version.hip is None else 'ieee'
 
 
 def _on(device: torch.device) -> AbstractContextManager:
-    """Triton launches on the current device."""
+    """Return a context in which ``device`` is current, because Triton launches on the current device."""
     return torch.cuda.device(device) if device.type == 'cuda' else nullcontext()

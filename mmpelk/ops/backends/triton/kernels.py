@@ -1,8 +1,8 @@
-"""Triton kernels: a depthwise convolution whose kernel is constant over cells, as one small matrix product for each row of cells.
+"""Triton kernels for a depthwise convolution whose kernel is constant over cells, as one small matrix product per row of cells.
 
-A row of cells of height t adds, to the outputs of a block, (means over t rows of the map) times (a Toeplitz matrix of that row's taps).
-The products run on the tensor cores and add up in float32. Means, not sums, go into them, so float16 cannot overflow where its input
-did not. Nothing depends on a kernel's cells but loop bounds: one compilation serves all grids.
+A row of cells of height t adds a matrix product to the outputs of a block: the means over t rows of the map, times a Toeplitz matrix of
+the taps of this row. The products run on the tensor cores and are summed in float32. They use means instead of sums, so that float16
+cannot overflow where its input did not. The cells of a kernel determine only loop bounds, so one compilation works for all grids.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import triton.language as tl
 
 @triton.jit
 def _row_means(x, planes, rows, valid, columns, top, size, height, width):
-    """(rows, columns): means of ``size`` rows of the map from ``top`` below each row; zero outside the map."""
+    """Average ``size`` rows of the map, the first ``top`` rows below each row: (rows, columns). The map is zero outside."""
     total = tl.zeros((rows.shape[0], columns.shape[0]), tl.float32)
     inside = (columns < width)[None, :]
     for offset in range(size):
@@ -25,8 +25,8 @@ def _row_means(x, planes, rows, valid, columns, top, size, height, width):
 
 @triton.jit
 def _add_product(total, left, right, PRECISION: tl.constexpr):
-    """total + left @ right, in float32."""
-    if PRECISION == 'interpreted':  # the interpreter would multiply bfloat16's bits as integers
+    """Return total + left @ right in float32."""
+    if PRECISION == 'interpreted':  # the interpreter would multiply the bits of bfloat16 as integers
         return tl.dot(left.to(tl.float32), right.to(tl.float32), total)
     else:
         return tl.dot(left, right, total, input_precision=PRECISION)
@@ -37,16 +37,17 @@ def correlate(
     x, weight, bias, y, tops, sizes, images, channels, height, width, row_cells, taps, size_class,
     HAS_BIAS: tl.constexpr, PRECISION: tl.constexpr, COLUMNS: tl.constexpr, SOURCES: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """y[n, c, i, j] = bias[c] + sum over cells a and taps k of weight[c, a, k] * mean of x[n, c, i + tops[a] ..., j + k - taps // 2].
+    """Compute the output of the convolution.
 
-    A program owns ROWS rows of all images of a channel by COLUMNS columns, and reads SOURCES columns at a time.
+    y[n, c, i, j] = bias[c] + sum over cells a and taps k of weight[c, a, k] * mean of x[n, c, i + tops[a] ..., j + k - taps // 2].
+    A program computes COLUMNS columns of ROWS rows, which run through all images of one channel. It reads SOURCES columns at a time.
 
     Args:
         x, y: (images, channels, height, width).
-        weight: (channels, row_cells, taps), times the cells' heights.
+        weight: (channels, row_cells, taps), multiplied by the heights of the cells.
         bias: (channels,), float32.
-        tops, sizes: (row_cells,), int32: where a row of cells starts, from the output's row, and its height.
-        size_class: For the autotuner's cache only.
+        tops, sizes: (row_cells,), int32. The first row of each row of cells, relative to the output's row, and its height.
+        size_class: A key for the autotuner's cache. The kernel does not use it.
     """
     column_blocks, row_blocks = tl.cdiv(width, COLUMNS), tl.cdiv(images * height, ROWS)
     program = tl.program_id(0)
@@ -58,7 +59,7 @@ def correlate(
     columns = first + tl.arange(0, COLUMNS)
     reach = taps // 2
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
-    # From a multiple of SOURCES, so that loads are aligned.
+    # The loop starts at a multiple of SOURCES, so that loads are aligned.
     for start in range(tl.maximum(first - reach, 0) // SOURCES * SOURCES, tl.minimum(width, first + COLUMNS + reach), SOURCES):
         sources = tl.multiple_of(start, SOURCES) + tl.arange(0, SOURCES)
         tap = sources[:, None] - columns[None, :] + reach
@@ -78,18 +79,19 @@ def weight_grad(
     x, grad, partial, tops, sizes, lefts, widths, images, channels, height, width, row_cells, column_cells, taps, chunks, size_class,
     PRECISION: tl.constexpr, COLUMNS: tl.constexpr, SOURCES: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """What COLUMNS columns of the output's gradient and SOURCES columns of the map add to the gradient of a row of cells.
+    """Compute partial sums of the weight's gradient.
 
-    A program sums the products of all pairs of columns over all rows of all images, then the pairs of each cell's taps. Each writes its
-    own numbers: adding them up, later and in order, gives the same bits every time.
+    A program computes what COLUMNS columns of the output's gradient and SOURCES columns of the map add to the gradient of one row of
+    cells. It sums the products of all pairs of columns over all rows of all images, and then sums the pairs that belong to the taps of
+    each cell. Each program writes its own results. They are added afterward in a fixed order, so every run gives the same bits.
 
     Args:
         x, grad: (images, channels, height, width).
         partial: (channels, row_cells, column blocks x chunks, column_cells), float32.
-        tops, sizes, lefts, widths: int32: where rows of cells start from the output's row, their heights, where columns of cells start
-            in the kernel, their widths.
-        chunks: How many SOURCES columns a block's taps may reach.
-        size_class: For the autotuner's cache only.
+        tops, sizes: (row_cells,), int32. The first row of each row of cells, relative to the output's row, and its height.
+        lefts, widths: (column_cells,), int32. The first column of each column of cells in the kernel, and its width.
+        chunks: The number of chunks of SOURCES columns that the taps of a block can reach.
+        size_class: A key for the autotuner's cache. The kernel does not use it.
     """
     blocks = tl.cdiv(width, COLUMNS) * chunks
     program = tl.program_id(0)

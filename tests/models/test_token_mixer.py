@@ -1,4 +1,4 @@
-"""The token mixer's other forms against plain torch."""
+"""The kernel forms of the token mixer, compared with plain torch."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ def batch_norm(norm, x):
     return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
 
 
-def randomise(model):
+def randomize(model):
     for name, value in model.state_dict().items():
         if name.endswith('running_var'):
             value.uniform_(0.5, 2)
@@ -24,7 +24,7 @@ def randomise(model):
 @pytest.mark.parametrize('small_kernel', [5, 3, None])
 def test_stripes(small_kernel):
     model = PeLK(**SMALL, kernel_form='stripe', pos_embed=None, conv_ratio=1.0, small_kernel=small_kernel).double().eval()
-    randomise(model)
+    randomize(model)
     mixer, x = model.stages[0][0].token_mixer, torch.randn(2, 20, 9, 30).double()
     width = small_kernel or 5
     branches = [(mixer.large.vertical, mixer.large.vertical_norm), (mixer.large.horizontal, mixer.large.horizontal_norm)]

@@ -1,0 +1,37 @@
+"""The config files that come with this package, by name."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+from mmengine.config import Config
+
+from mmpelk.engine.config import read_config
+
+# A wheel contains the first folder, the repository the second.
+FOLDERS = (Path(__file__).parents[1] / '.mim/configs', Path(__file__).parents[2] / 'configs')
+
+
+def config_path(name: str) -> Path:
+    """Return the path of a config.
+
+    Args:
+        name: Path below ``configs/``, without the suffix.
+    """
+    folder = next(filter(Path.is_dir, FOLDERS), FOLDERS[-1])
+    return folder / f'{name}.py'
+
+
+def packaged_config(name: str, backbone: dict | None = None) -> Config:
+    """Read a config.
+
+    Args:
+        name: Path below ``configs/``, without the suffix.
+        backbone: Settings to merge into ``model.backbone``.
+
+    Raises:
+        InputError: If the file does not exist.
+    """
+    options = dict(model=dict(backbone=copy.deepcopy(backbone))) if backbone else None  # mmengine removes the _delete_ keys
+    return read_config(str(config_path(name)), options)

@@ -1,0 +1,39 @@
+"""The variants of the kernel comparison, and the table of its results."""
+
+import pytest
+from mmengine.registry import MODELS, init_default_scope
+
+from mmpelk.analysis.kernel_comparison import VARIANTS, config_text, results_as_markdown
+from mmpelk.analysis.paper import TABLE5
+from mmpelk.engine.config import read_config
+from mmpelk.models.token_mixer import StripeConv
+
+
+@pytest.mark.parametrize('name', ['form: stripe 51', 'form: dense 51', 'grid 5: [8, 4, 2, 1, 1, 1]'])
+def test_config(name, tmp_path):
+    (tmp_path / 'config.py').write_text(config_text(name, 7, 4))
+    cfg = read_config(str(tmp_path / 'config.py'))
+    assert cfg.randomness.seed == 7 and cfg.train_cfg.max_epochs == cfg.param_scheduler[1].end == 4
+    assert [hook.type for hook in cfg.custom_hooks] == ['EMAHook']  # no sparsity
+    init_default_scope('mmpretrain')
+    backbone = MODELS.build(cfg.model.backbone)
+    large = backbone.stages[0][0].token_mixer.large
+    if 'stripe' in name:
+        assert isinstance(large, StripeConv)
+    else:
+        assert large.grid.half == ((1,) * 26 if 'dense' in name else TABLE5[4][0])
+
+
+def test_results():
+    results = {
+        'form: dense 51/0': 90.0,
+        'form: dense 51/1': 92.0,
+        'grid 1: ' + str([1] * 17) + '/0': 80.0,
+        'form: dense 51/2': 0.0,
+    }
+    header, _, dense, grid = results_as_markdown(results, 2, 3).splitlines()
+    assert '3 epochs, 2 seeds' in header
+    assert dense == '| form: dense 51 | 91.0 ± 1.4 | 81.6 |'
+    assert grid.endswith('| 80.0 | 81.4 |')
+    assert set(results_as_markdown({}, 2, 3).splitlines()) == {header, '|---|---|---|'}
+    assert len(VARIANTS) == 3 + len(TABLE5)

@@ -1,0 +1,44 @@
+"""The operator's benchmark compares calls that compute what they say."""
+
+import pytest
+import torch
+
+from mmpelk.analysis import operator_benchmark
+from mmpelk.analysis.benchmark_report import Settings
+from mmpelk.analysis.operator_benchmark import benchmark_operator, operator_calls, operator_work
+
+SHAPE = (1, 3, 9, 31)
+
+
+def test_all_backends_and_layouts_compute_the_same():
+    calls = operator_calls(SHAPE, False, 'cpu')
+    expected = calls['auto']()
+    ours = set(calls) - {'F.conv2d', '7x7, 8/3 C', '7x7, 8/3 C, channels_last', 'stripes, 8/3 C', 'copy'}
+    assert {'auto', 'auto, channels_last', 'fft'} <= ours
+    for name in ours:
+        torch.testing.assert_close(calls[name](), expected, rtol=1e-4, atol=1e-4)
+    assert calls['auto, channels_last']().is_contiguous(memory_format=torch.channels_last)
+    assert calls['7x7, 8/3 C']().shape == calls['stripes, 8/3 C']().shape == (1, 8, 9, 9)
+    input_gradient, weight_gradient = operator_calls(SHAPE, True, 'cpu')['auto']()
+    assert input_gradient.shape == (1, 3, 9, 9) and weight_gradient.shape[:2] == (3, 1)
+
+
+def test_work_by_hand():
+    """On 9x9 positions, the 31x31 kernel is cropped to 17x17 taps; its grid has 9 cells there."""
+    assert operator_work(SHAPE, False) == dict(values=2 * 243, dense=243 * 17**2, structured=243 * 9 * 10)
+    assert operator_work(SHAPE, True) == dict(values=5 * 243, dense=3 * 243 * 17**2, structured=3 * 243 * 9 * 10)
+
+
+def test_sweep(monkeypatch):
+    monkeypatch.setattr(operator_benchmark, 'SWEEP', (3, 7))
+    report = benchmark_operator([SHAPE], True, True, Settings(rounds=1, budget=0.01))
+    assert report.name == 'op_backward_sweep' and [result['shape'] for result in report.results] == [(1, 3, 9, 3), (1, 3, 9, 7)]
+    assert all(result['auto']['median'] > 0 for result in report.results)
+    times, work = ([line for line in report.lines if line.startswith(f'| (1, 3, 9, {k})')] for k in (3, 7))
+    assert len(times) == len(work) == 2
+    auto, conv, ratio = (float(times[0].split('|')[i]) for i in (2, times_column(report, 'F.conv2d'), -4))
+    assert ratio == pytest.approx(conv / auto, rel=0.02, abs=0.01)
+
+
+def times_column(report, name):
+    return [cell.strip() for cell in report.lines[0].split('|')].index(name)

@@ -1,0 +1,144 @@
+import os
+import pickle
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+from mmengine.logging import HistoryBuffer
+
+from mmpelk.checkpoints import allow_mmengine_types
+
+DTYPES = ['float64', 'float32', 'int64', 'int32', 'bool']
+
+
+class GetAttribute:
+    """Unpickle to an attribute of an object."""
+
+    def __init__(self, owner, name):
+        self.owner, self.name = owner, name
+
+    def __reduce__(self):
+        return getattr, (self.owner, self.name)
+
+
+def reload(value, path, **options):
+    torch.save(value, path, **options)
+    allow_mmengine_types()
+    return torch.load(path, weights_only=True)
+
+
+@given(array=st.sampled_from(DTYPES).flatmap(lambda dtype: npst.arrays(dtype, npst.array_shapes(min_dims=0, max_side=4))))
+def test_arrays_and_scalars(array, tmp_path_factory):
+    path = tmp_path_factory.getbasetemp() / 'array.pth'
+    loaded = reload(array, path)
+    assert loaded.dtype == array.dtype and loaded.shape == array.shape and loaded.tobytes() == array.tobytes()
+    if array.size:
+        scalar = array.flat[0]
+        loaded = reload(scalar, path)
+        assert type(loaded) is type(scalar) and loaded.tobytes() == scalar.tobytes()
+
+
+def test_history_buffers(tmp_path):
+    history = reload(HistoryBuffer([1.0, 2.0, 6.0], [1, 1, 1]), tmp_path / 'a.pth')
+    assert history.mean() == 3.0 and history.max() == 6.0 and history.current() == 6.0
+    assert history.statistics('min') == 1.0
+
+
+def test_files_written_with_numpy_1(tmp_path):
+    """NumPy 2 renamed the module of the functions that rebuild arrays and scalars."""
+    path = tmp_path / 'a.pth'
+    torch.save(dict(array=np.arange(3.0), scalar=np.float64(2)), path, _use_new_zipfile_serialization=False)
+    old = path.read_bytes().replace(b'numpy._core.multiarray', b'numpy.core.multiarray')
+    assert old.count(b'numpy.core.multiarray') == 2
+    path.write_bytes(old)
+    allow_mmengine_types()
+    loaded = torch.load(path, weights_only=True)
+    assert loaded['array'].tolist() == [0.0, 1.0, 2.0] and loaded['scalar'] == 2
+
+
+@pytest.mark.parametrize(
+    'value',
+    [
+        GetAttribute(HistoryBuffer, '__init__'),
+        GetAttribute(HistoryBuffer, '_set_default_statistics'),
+        GetAttribute(np.ndarray, 'tofile'),
+        np.array([print], dtype=object),
+        os.system,
+        np.load,
+    ],
+    ids=['dunder', 'private', 'other class', 'object array', 'os', 'numpy'],
+)
+def test_everything_else_is_refused(tmp_path, value):
+    with pytest.raises(pickle.UnpicklingError, match=r'Unsupported|GLOBAL|ObjectDType'):
+        reload(value, tmp_path / 'a.pth')
+
+
+def test_the_types_can_be_allowed_again_after_mmengine_removes_them(tmp_path):
+    history = HistoryBuffer([1.0], [1])
+    reload(history, tmp_path / 'a.pth')
+    with torch.serialization.safe_globals([HistoryBuffer, np.ndarray]):  # as in OneDL's mmengine
+        pass
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(tmp_path / 'a.pth', weights_only=True)
+    assert reload(history, tmp_path / 'a.pth').mean() == 1.0
+
+
+RESUME = """
+import sys
+sys.modules['torchvision'] = None  # mmengine only logs its version, and in some environments importing it fails
+import torch
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from mmengine.runner.checkpoint import CheckpointLoader
+
+class Tiny(BaseModel):
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(1, 1)
+
+    def forward(self, x, mode):
+        return dict(loss=self.linear(torch.stack(list(x))).square().sum())
+
+def runner(iterations, **options):
+    return Runner(
+        model=Tiny(), work_dir=sys.argv[1], experiment_name=f'{iterations}', **options,
+        train_dataloader=dict(
+            batch_size=1, num_workers=0, dataset=[(torch.ones(1),)] * 4, sampler=dict(type='InfiniteSampler', shuffle=False)),
+        train_cfg=dict(type='IterBasedTrainLoop', max_iters=iterations),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9)),
+        log_processor=dict(by_epoch=False),
+        default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1)))
+
+def resume(iterations):
+    resumed = runner(iterations, resume=True)
+    resumed.load_or_resume()
+    loss = resumed.message_hub.get_scalar('train/loss')
+    print('resumed at', resumed.iter, 'with', len(loss.data[0]), 'losses')
+    resumed.train()
+
+runner(2).train()
+import mmpelk
+own = CheckpointLoader._schemes['']
+CheckpointLoader._schemes[''] = lambda filename, map_location=None: torch.load(filename, map_location)
+resume(3)
+CheckpointLoader._schemes[''] = own
+resume(4)
+"""
+
+
+def test_a_plain_runner_resumes_without_safe_io(tmp_path):
+    """The original mmengine reads checkpoints with torch.load, whose default is weights_only=True. OneDL's mmengine allow-lists the
+    types itself."""
+    command = [sys.executable, '-c', RESUME, str(tmp_path)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert re.findall('resumed at .*', result.stdout) == ['resumed at 2 with 2 losses', 'resumed at 3 with 3 losses']
+    assert (tmp_path / 'iter_4.pth').exists()
+    assert 'Falling back to weights_only=False' not in result.stdout + result.stderr

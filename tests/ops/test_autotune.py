@@ -1,0 +1,139 @@
+"""The choice of the fastest backend. GPUs and clocks are simulated, so no real time decides a test."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from mmpelk.ops import autotune
+
+CELLS = (1, 3, 1)
+
+
+class Recorder:
+    """Backends that compute nothing, and a clock with a given time for each of them, in seconds or as an error."""
+
+    def __init__(self, **times):
+        self.times, self.calls = times, []
+        for name in times:
+            setattr(self, name, SimpleNamespace(forward=self.record(name, 'forward'), backward=self.record(name, 'backward')))
+
+    def record(self, name, direction):
+        return lambda *args: self.calls.append((name, direction))
+
+    def seconds(self, call, device):
+        call()
+        time = self.times[self.calls[-1][0]]
+        if isinstance(time, Exception):
+            raise time
+        return time
+
+
+@pytest.fixture
+def recorder(monkeypatch):
+    """Three backends, of which b is the fastest, on a device that may be timed."""
+    recorder = Recorder(a=9.0, b=1.0, c=2.0)
+    monkeypatch.setattr(autotune, '_FASTEST', {})
+    monkeypatch.setattr(autotune, 'may_measure', lambda device: True)
+    monkeypatch.setattr(autotune, '_seconds', recorder.seconds)
+    return recorder
+
+
+def fastest(recorder, *shape, names='abc', backward=False, cells=CELLS):
+    return autotune.fastest([getattr(recorder, name) for name in names], torch.empty(shape), cells, cells, backward)
+
+
+def test_the_fastest_backend_is_measured_once_for_sizes_within_a_factor_of_two(recorder):
+    assert fastest(recorder, 2, 3, 9, 9) is recorder.b
+    assert recorder.calls == [('a', 'forward'), ('b', 'forward'), ('c', 'forward')]
+    assert fastest(recorder, 2, 3, 12, 15) is recorder.b
+    assert len(recorder.calls) == 3
+    recorder.times.update(c=0.5)  # a new measurement would return c
+    assert fastest(recorder, 3, 2, 8, 8) is recorder.b
+    assert fastest(recorder, 2, 3, 16, 9) is recorder.c  # 16 needs one bit more than 9 to 15
+    assert len(recorder.calls) == 6
+
+
+@pytest.mark.parametrize('other', [dict(backward=True), dict(cells=(1, 2, 2, 2, 1))], ids=str)
+def test_passes_and_kernels_are_measured_separately(recorder, other):
+    fastest(recorder, 2, 3, 9, 9)
+    recorder.times.update(a=0.5)
+    assert fastest(recorder, 2, 3, 9, 9, **other) is recorder.a
+    direction = 'backward' if other.get('backward') else 'forward'
+    assert recorder.calls[3:] == [('a', direction), ('b', direction), ('c', direction)]
+
+
+def test_an_error_excludes_a_backend(recorder):
+    recorder.times.update(b=torch.OutOfMemoryError('no memory'))
+    assert fastest(recorder, 2, 3, 9, 9) is recorder.c
+
+
+def test_the_first_error_is_raised_if_all_backends_fail(recorder):
+    recorder.times.update(a=TypeError('first'), b=RuntimeError('second'), c=RuntimeError('third'))
+    with pytest.raises(TypeError, match='first'):
+        fastest(recorder, 2, 3, 9, 9)
+    recorder.times.update(c=1.0)  # the failure is not stored
+    assert fastest(recorder, 2, 3, 9, 9) is recorder.c
+
+
+def test_measuring_draws_no_random_numbers(recorder):
+    state = torch.get_rng_state()
+    fastest(recorder, 2, 3, 9, 9)
+    assert len(recorder.calls) == 3 and torch.equal(state, torch.get_rng_state())
+
+
+def test_the_first_backend_is_used_where_nothing_may_be_measured(recorder, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(autotune, 'may_measure', lambda device: False)
+        assert fastest(recorder, 2, 3, 9, 9) is recorder.a
+    assert recorder.calls == []
+    assert fastest(recorder, 2, 3, 9, 9) is recorder.b  # the unmeasured choice is not stored
+
+
+def test_deterministic_algorithms_ignore_measurements(recorder):
+    assert fastest(recorder, 2, 3, 9, 9) is recorder.b
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert fastest(recorder, 2, 3, 9, 9) is recorder.a
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert len(recorder.calls) == 3
+
+
+def test_single_candidates_and_empty_inputs_are_not_measured(recorder):
+    assert fastest(recorder, 2, 3, 9, 9, names='c') is recorder.c
+    assert fastest(recorder, 0, 3, 9, 9) is recorder.a
+    assert recorder.calls == []
+
+
+def test_may_measure(monkeypatch):
+    capturing = False
+    monkeypatch.setattr(torch.cuda, 'is_current_stream_capturing', lambda: capturing)
+    gpu = torch.device('cuda')
+    assert autotune.may_measure(gpu) and not autotune.may_measure(torch.device('cpu'))
+    capturing = True
+    assert not autotune.may_measure(gpu)
+    capturing = False
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert not autotune.may_measure(gpu)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_the_time_is_the_shortest_of_three_calls_after_a_warm_up(monkeypatch):
+    """The GPU computes asynchronously: each reading of the clock must follow a synchronization."""
+    durations, now, pending = iter([1.0, 9.0, 4.0, 6.0]), 0.0, 0.0
+
+    def call():
+        nonlocal pending
+        pending += next(durations)
+
+    def synchronize(device):
+        nonlocal now, pending
+        now, pending = now + pending, 0.0
+
+    monkeypatch.setattr(torch.cuda, 'synchronize', synchronize)
+    monkeypatch.setattr(autotune.time, 'perf_counter', lambda: now)
+    assert autotune._seconds(call, torch.device('cuda')) == 4.0
+    assert next(durations, None) is None

@@ -1,0 +1,168 @@
+"""Derivatives of any order in reverse and forward mode, torch.func, autocast, and tensors that are refused."""
+
+import pytest
+import torch
+import torch.autograd.forward_ad as forward_ad
+import torch.nn.functional as F
+from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
+from torch.utils.checkpoint import checkpoint
+
+from mmpelk.models import PeLK
+from mmpelk.ops import SharingGrid, available_backends, depthwise_conv2d, peripheral_conv2d
+
+GRID = SharingGrid.from_half([2, 1, 1])
+BACKENDS = available_backends('cpu', torch.float64)
+
+
+def ours(x, w):
+    return depthwise_conv2d(x, w, backend='fft').pow(2).sum()
+
+
+def torchs(x, w):
+    return F.conv2d(x, w, padding=2, groups=3).pow(2).sum()
+
+
+X, W = torch.randn(2, 3, 6, 5, dtype=torch.double), torch.randn(3, 1, 5, 5, dtype=torch.double)
+
+
+def dual_tangent(f):
+    x = X.clone().requires_grad_()
+    with forward_ad.dual_level():
+        output = f(forward_ad.make_dual(x, X + 1), forward_ad.make_dual(W, 2 * W))
+        tangent = forward_ad.unpack_dual(output).tangent
+        return tangent, torch.autograd.grad(tangent, x)
+
+
+TRANSFORMS = dict(
+    grad=lambda f: grad(f, (0, 1))(X, W),
+    gradient_of_each_image=lambda f: vmap(lambda x, w: grad(f, (0, 1))(x[None], w), (0, None))(X, W),
+    gradient_with_a_kernel_for_each_image=lambda f: vmap(lambda x, w: grad(f, (0, 1))(x[None], w))(X, torch.stack([W, 2 * W])),
+    jvp=lambda f: jvp(f, (X, W), (X + 1, 2 * W)),
+    vmap_of_jvp=lambda f: vmap(lambda x: jvp(lambda y: f(y[None], W), (x,), (x + 1,)))(X),
+    jacfwd=lambda f: jacfwd(f, 1)(X, W),
+    jacrev=lambda f: jacrev(f, 1)(X, W),
+    grad_of_grad=lambda f: grad(lambda x, w: grad(f)(x, w).pow(2).sum(), (0, 1))(X, W),
+    hessian_by_input=lambda f: hessian(f)(X[:1, :, :2, :2], W),
+    hessian_by_weight=lambda f: hessian(lambda w: f(X, w))(W),
+    jvp_of_grad=lambda f: jvp(grad(f), (X, W), (X + 1, 2 * W)),
+    grad_of_jvp=lambda f: grad(lambda x: jvp(f, (x, W), (X + 1, 2 * W))[1])(X),
+    dual_numbers=dual_tangent,
+)
+
+
+@pytest.mark.parametrize('name', TRANSFORMS)
+def test_transforms_equal_those_of_conv2d(name):
+    actual, expected = (torch.utils._pytree.tree_leaves(TRANSFORMS[name](f)) for f in (ours, torchs))
+    assert all(value.abs().max() > 0 for value in expected)
+    torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_gradcheck_of_first_and_second_order(backend):
+    x, w, b = (torch.randn(shape, dtype=torch.double, requires_grad=True) for shape in ((1, 2, 4, 3), (2, 1, 5, 5), (2,)))
+
+    def call(x, w, b):
+        return peripheral_conv2d(x, w, GRID, bias=b, backend=backend)
+
+    assert torch.autograd.gradcheck(call, (x, w, b), check_forward_ad=True, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(call, (x, w, b), check_fwd_over_rev=True)
+
+
+@pytest.mark.parametrize('backend', available_backends())
+def test_second_order_gradients_of_every_backend(backend):
+    """Float32 has no gradcheck: the same gradients by the dense backend in float64 are the reference."""
+
+    def second_order(dtype, backend):
+        generator = torch.Generator().manual_seed(0)
+        x, w = (torch.randn(s, generator=generator).to(dtype).requires_grad_() for s in ((2, 3, 9, 8), (3, 1, 5, 5)))
+        output = peripheral_conv2d(x, w, GRID, backend=backend)
+        first = torch.autograd.grad(output.sin().sum(), (x, w), create_graph=True)
+        return torch.autograd.grad(sum(g.pow(2).sum() for g in first), (x, w))
+
+    for actual, expected in zip(second_order(torch.float32, backend), second_order(torch.float64, 'dense'), strict=True):
+        assert (actual - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+@pytest.mark.parametrize('backend', available_backends())
+def test_opcheck_of_the_weight_gradient(backend):
+    up, x = (torch.randn(2, 3, 5, 6, requires_grad=True) for _ in range(2))
+    cells = list(GRID.cells)
+    torch.library.opcheck(torch.ops.mmpelk.depthwise_conv2d_weight_grad.default, (up, x, cells, cells, backend))
+
+
+def test_gradients_under_checkpointing():
+    x, w = X.clone().requires_grad_(), W.clone().requires_grad_()
+    expected = torch.autograd.grad(ours(x, w), (x, w))
+    torch.testing.assert_close(torch.autograd.grad(checkpoint(ours, x, w, use_reentrant=False), (x, w)), expected)
+
+
+@pytest.mark.parametrize('compiled', [False, True], ids=['eager', 'compiled'])
+@pytest.mark.parametrize('backend', available_backends())
+def test_autocast_behaves_like_conv2d(backend, compiled):
+    x, w = torch.randn(1, 2, 12, 12), torch.randn(2, 1, 5, 5, requires_grad=True)
+    wide = torch.randn(1, 2, 12, 12, dtype=torch.double), torch.randn(2, 1, 5, 5, dtype=torch.double)
+
+    def call(x, w):
+        return peripheral_conv2d(x, w, GRID, backend=backend)
+
+    run = torch.compile(call, fullgraph=True, backend='aot_eager') if compiled else call
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        output = run(x, w)
+        assert output.dtype == F.conv2d(x, w, padding=2, groups=2).dtype == torch.bfloat16
+        assert run(x.bfloat16(), w).dtype == torch.bfloat16
+        if backend in BACKENDS:
+            assert run(*wide).dtype == F.conv2d(*wide, padding=2, groups=2).dtype == torch.float64
+    expected = call(x.bfloat16().float(), w.bfloat16().float())
+    assert (output - expected).abs().max() < 1e-2 * expected.abs().max()
+    (gradient,) = torch.autograd.grad(output.float().sum(), w)
+    assert gradient.dtype == torch.float32 and gradient.abs().max() > 0
+
+
+def test_every_convolution_of_the_backbone_has_the_autocast_type():
+    types, operator = [], torch.ops.mmpelk.depthwise_conv2d
+
+    class Recorder(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, _, args=(), kwargs=None):
+            if function is operator.default:
+                types.append((args[0].dtype, args[1].dtype))
+            return function(*args, **(kwargs or {}))
+
+    model = PeLK(arch=dict(depths=(1, 1, 1, 1), channels=(16, 16, 16, 16)), layer_scale_init_value=1.0).train()
+    with Recorder(), torch.autocast('cpu', dtype=torch.bfloat16):
+        model(torch.randn(2, 3, 64, 64))
+    assert types == [(torch.bfloat16, torch.bfloat16)] * 8  # large and small kernels of four blocks
+
+
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (lambda x, w: (x, w.double()), 'input and weight must have one type, got torch.float32 and torch.float64'),
+        (lambda x, w: (x.to('meta'), w), 'input and weight must be on one device, got meta and cpu'),
+        (lambda x, w: (x, w.to('meta')), 'input and weight must be on one device, got cpu and meta'),
+        (lambda x, w: (x.to_sparse(), w), 'input must be a dense tensor, got torch.sparse_coo'),
+        (lambda x, w: (x.int(), w), 'input must be floating point, got torch.int32'),
+    ],
+)
+def test_tensors_that_are_refused(change, message):
+    x, w = change(torch.randn(1, 2, 6, 6), torch.randn(2, 1, 5, 5))
+    with pytest.raises(ValueError, match=message):
+        peripheral_conv2d(x, w, GRID)
+
+
+@pytest.mark.parametrize(
+    'cells, message',
+    [
+        ([2, 1, 1, 1], 'cells must be positive, symmetric, and of an odd sum'),
+        ([-1, 3, -1], 'cells must be positive'),
+        ([1, 1, 1], 'weight must have shape .2, 1, 3, 3.'),
+    ],
+)
+def test_a_direct_call_checks_the_cells(cells, message):
+    x, w = torch.randn(1, 2, 6, 6), torch.randn(2, 1, 5, 5)
+    with pytest.raises(ValueError, match=message):
+        torch.ops.mmpelk.depthwise_conv2d(x, w, None, cells, cells, 'auto')
+
+
+def test_meta_tensors_have_shapes_only():
+    output = peripheral_conv2d(torch.randn(1, 2, 6, 7, device='meta'), torch.randn(2, 1, 5, 5, device='meta'), GRID)
+    assert output.is_meta and output.shape == (1, 2, 6, 7)
