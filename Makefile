@@ -1,11 +1,17 @@
-# make demo       install, train PeLK + UperNet on digit scenes, test it, draw pictures
-# make demo-det   the same with Cascade Mask R-CNN: boxes and masks
-# make demo-cls   install, pre-train a sparse PeLK on digits, test it, draw pictures; demo-transfer goes on from it
-# make demo-transfer   UperNet on digit scenes from that checkpoint, its zeros kept, and from scratch for as long
-# make demo-onnx  the model of make demo as ONNX, and pictures by onnxruntime alone
-# make docs       the site, in site/
-# make test       install with mmcv's compiled operators, check style, run all tests
-# STACK=openmmlab takes the original OpenMMLab packages instead of the maintained OneDL forks.
+# The targets. Each one first installs what it needs into a virtual environment.
+#
+#   make demo            Train PeLK with UperNet on digit scenes, test it, and draw its curves and predictions.
+#   make demo-det        Do the same with Cascade Mask R-CNN: boxes and masks.
+#   make demo-cls        Train a sparse PeLK on digits, test it, and draw its curves and predictions.
+#   make demo-transfer   Train UperNet for a short time twice: from the backbone of demo-cls, whose zeros stay zero, and from scratch.
+#   make demo-onnx       Export the model of make demo to ONNX, and draw predictions with onnxruntime alone.
+#   make test            Install everything, with mmcv's compiled operators, check the style, and run all tests.
+#   make lint            Check the style.
+#   make docs            Build the documentation as a site in site/.
+#   make env             Install what make demo needs, and stop there.
+#   make clean-demo      Remove the demos' data and results.
+#
+# STACK=openmmlab uses the original OpenMMLab packages instead of the maintained OneDL forks. VENV=... selects another environment.
 STACK ?= onedl
 VENV ?= .venv-$(STACK)
 PY := $(VENV)/bin/python
@@ -18,21 +24,26 @@ CLS_CONFIG := configs/demo/pelk_atto_digits_cls.py
 TRANSFER := work_dirs/demo-transfer-$(STACK)
 SHORT := --cfg-options train_cfg.max_iters=200 train_cfg.val_interval=200 param_scheduler.1.end=200
 SCENES := data/digit_scenes/images/validation/validation_000*.jpg
-# Pictures are drawn without a screen.
+# Matplotlib draws without a screen.
 export MPLBACKEND := Agg
 
-.PHONY: demo demo-det demo-cls demo-onnx demo-transfer docs test lint env env-compiled clean-demo
+SETUP := bash tools/setup_env.sh $(VENV) $(STACK)
+
+# Two targets must not install into one environment at the same time.
+.NOTPARALLEL:
+.PHONY: demo demo-det demo-cls demo-onnx demo-transfer docs test lint clean-demo
+.PHONY: env env-det env-onnx env-docs env-lint env-test
 
 demo: env $(SEG)/trained
 	$(call test_and_draw,$(SEG_CONFIG),$(SEG),$(SCENES))
 
-demo-det: env-compiled $(DET)/trained
+demo-det: env-det $(DET)/trained
 	$(call test_and_draw,$(DET_CONFIG),$(DET),$(SCENES))
 
 demo-cls: env $(CLS)/trained
 	$(call test_and_draw,$(CLS_CONFIG),$(CLS),data/digits/val/*/*_0000.jpg)
 
-demo-onnx: env $(SEG)/trained
+demo-onnx: env-onnx $(SEG)/trained
 	$(PY) tools/export.py $(SEG_CONFIG) $$(cat $(SEG)/last_checkpoint) $(SEG)/model.onnx --dynamic --images $(SCENES)
 	$(PY) tools/onnx_demo.py $(SEG)/model.onnx $(SCENES) --out-dir $(SEG)/onnx
 
@@ -40,7 +51,7 @@ demo-transfer: env $(CLS)/trained data/digit_scenes
 	$(PY) tools/train.py $(SEG_CONFIG) --work-dir $(TRANSFER)/pretrained --pretrained $$(cat $(CLS)/last_checkpoint) $(SHORT)
 	$(PY) tools/train.py $(SEG_CONFIG) --work-dir $(TRANSFER)/scratch $(SHORT)
 
-# Test and draw: $(1) the config, $(2) the work dir, $(3) the images.
+# Test a model and draw its curves and predictions: $(1) is the config, $(2) the work dir, and $(3) the images.
 define test_and_draw
 $(PY) tools/test.py $(1) $$(cat $(2)/last_checkpoint) --work-dir $(2)
 $(PY) tools/plot_training.py $(2)
@@ -49,12 +60,12 @@ $(PY) tools/image_demo.py $(1) $$(cat $(2)/last_checkpoint) \
 @echo "done: curves in $(2)/curves.png, overlays in $(2)/overlays (all on one sheet: $(2)/overlays/grid.png)"
 endef
 
-# A training that was stopped goes on; a finished one is not repeated.
+# Training that was interrupted continues. Finished training is not repeated.
 $(SEG)/trained: | env data/digit_scenes
 	$(PY) tools/train.py $(SEG_CONFIG) --work-dir $(SEG) --resume
 	@touch $@
 
-$(DET)/trained: | env-compiled data/digit_scenes
+$(DET)/trained: | env-det data/digit_scenes
 	$(PY) tools/train.py $(DET_CONFIG) --work-dir $(DET) --resume
 	@touch $@
 
@@ -68,21 +79,33 @@ data/digits: | env
 data/digit_scenes: | env
 	$(PY) tools/make_digit_scenes.py $@
 
-test: lint
+test: env-test lint
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
 
-docs: env-compiled
+docs: env-docs
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
 
-lint: env-compiled
+lint: env-lint
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
 env:
-	@bash tools/setup_env.sh $(VENV) $(STACK)
+	@$(SETUP) demo
 
-env-compiled:
-	@bash tools/setup_env.sh $(VENV) $(STACK) --compiled-ops
+env-det:
+	@$(SETUP) --compiled-ops demo
+
+env-onnx:
+	@$(SETUP) demo export
+
+env-docs:
+	@$(SETUP) docs
+
+env-lint:
+	@$(SETUP) dev
+
+env-test:
+	@$(SETUP) --compiled-ops demo export app docs dev
 
 clean-demo:
 	rm -rf $(SEG) $(DET) $(CLS) $(TRANSFER) data/digit_scenes data/digits

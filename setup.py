@@ -8,7 +8,7 @@ from setuptools.command.build_py import build_py
 HERE = Path(__file__).parent
 VERSION = next(line.split("'")[1] for line in (HERE / 'mmpelk/__init__.py').read_text().splitlines() if '__version__' in line)
 
-# Either OpenMMLab distribution, never both in one environment: they install the same modules. Tested with the lower bounds.
+# Choose one of the two OpenMMLab distributions. Both install the same modules, so never install both. The lower bounds are tested.
 COMMON = ['safetensors>=0.4', 'torchvision>=0.19']  # mmpretrain imports torchvision
 ONEDL = [
     *COMMON,
@@ -25,20 +25,29 @@ OPENMMLAB = [
     'mmsegmentation>=1.2.2,<1.3',
     'mmdet>=3.3.0,<3.4',
     'mmpretrain>=1.2.0,<1.3',
-    'ftfy',  # mmsegmentation imports these two without requiring them
+    'ftfy',  # mmsegmentation imports these two but does not require them
     'regex',
     'setuptools<81',  # for pkg_resources
 ]
-EXPORT = ['onnx>=1.18', 'onnxruntime>=1.20', 'onnxscript>=0.5']
-APP = ['gradio>=6,<7']
-DOCS = ['mkdocs-material>=9.6']
-DEMO = ['matplotlib>=3.6', 'pillow>=9.2', 'scikit-learn>=1.3']
+# One extra for each purpose; the tests need all of them. tools/setup_env.sh knows these names.
+DEMO = ['matplotlib>=3.6', 'pillow>=9.2', 'scikit-learn>=1.3']  # the embedded data sets, and pictures
+EXPORT = ['onnx>=1.18', 'onnxruntime>=1.20', 'onnxscript>=0.5']  # tools/export.py, tools/onnx_demo.py
+APP = ['gradio>=6,<7']  # tools/demo_app.py
+DOCS = ['mkdocs-material>=9.6']  # make docs
+DEV = [  # make test, make lint
+    'build>=1',
+    'hypothesis>=6',
+    'playwright>=1.40',
+    'pre-commit>=3',
+    'pytest>=8',
+    'pytest-xdist>=3.5',
+    'ruff>=0.9,<1',
+    # CUDA builds of torch install their own Triton. On CPUs the tests interpret its kernels. It has wheels for this platform only.
+    "triton>=3.7; sys_platform == 'linux' and platform_machine == 'x86_64'",
+]
 
-# CUDA builds of torch bring their own; the tests interpret it on CPUs. There are no wheels for other systems.
-TRITON = "triton>=3.7; sys_platform == 'linux' and platform_machine == 'x86_64'"
-
-# A plain C++ library behind a C interface (mmpelk/ops/backends/native loads it). Optional: where it does not compile, the operator's
-# other backends serve. Instruction sets are chosen at run time, so no flag names the machine.
+# A plain C++ library behind a C interface, which mmpelk/ops/backends/native loads. It is optional: without it, the operator uses its
+# other backends. Instruction sets are selected at run time, so no flag depends on the machine.
 SOURCES = 'mmpelk/ops/backends/native'
 NATIVE = Extension(
     'mmpelk.ops.backends.native._native',
@@ -52,16 +61,16 @@ NATIVE = Extension(
 
 
 class BuildWithMim(build_py):
-    """Puts configs, tools and model-index.yml where OpenMMLab's mim looks for them. It finds no editable installs."""
+    """Copy configs, tools, and model-index.yml to where OpenMMLab's mim looks for them. mim does not find editable installs."""
 
     def run(self):
         super().run()
         if self.editable_mode:
             return
         mim = Path(self.build_lib, 'mmpelk/.mim')
-        shutil.rmtree(mim, ignore_errors=True)  # a former build's
+        shutil.rmtree(mim, ignore_errors=True)  # of an earlier build
         for name in ('configs', 'tools'):
-            if (HERE / name).is_dir():  # the package alone builds, too
+            if (HERE / name).is_dir():  # the package also builds without them
                 shutil.copytree(HERE / name, mim / name, ignore=shutil.ignore_patterns('__pycache__'))
         if (HERE / 'model-index.yml').is_file():
             shutil.copy(HERE / 'model-index.yml', mim)
@@ -96,19 +105,6 @@ setup(
         'export': EXPORT,
         'app': APP,
         'docs': DOCS,
-        'dev': [
-            *DEMO,
-            *EXPORT,
-            *APP,
-            *DOCS,
-            TRITON,
-            'build>=1',
-            'hypothesis>=6',
-            'playwright>=1.40',
-            'pre-commit>=3',
-            'pytest>=8',
-            'pytest-xdist>=3.5',
-            'ruff>=0.9,<1',
-        ],
+        'dev': DEV,
     },
 )

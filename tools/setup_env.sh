@@ -1,15 +1,20 @@
 #!/usr/bin/env bash
-# Make or update a virtual environment with PyTorch, OpenMMLab and mmpelk (editable).
+# Make or update a virtual environment with PyTorch, OpenMMLab, and mmpelk (editable).
 #
-#   tools/setup_env.sh VENV STACK [--compiled-ops]
+#   tools/setup_env.sh VENV STACK [--compiled-ops] [EXTRA ...]
 #
 # STACK is onedl (the maintained forks) or openmmlab (the originals). mmdet needs mmcv's compiled operators; mmseg and mmpretrain do
-# not. Built mmcv wheels are kept in $MMPELK_CACHE (default ~/.cache/mmpelk), one folder for each torch, Python and mmcv version.
-# TORCH and TORCHVISION name another pair of versions than the tested one, PYTHON another interpreter.
+# not. An EXTRA is one of setup.py's: demo, export, app, docs, or dev. What an earlier call installed stays, and a call that asks
+# for nothing new does nothing.
+#
+# Built mmcv wheels are kept in $MMPELK_CACHE (default: ~/.cache/mmpelk), one folder for each torch, Python, and mmcv version.
+# TORCH and TORCHVISION select other versions than the tested ones, and PYTHON another interpreter.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-VENV=$1 STACK=$2 OPS=${3:-}
+[ $# -ge 2 ] || { echo "usage: $0 VENV STACK [--compiled-ops] [EXTRA ...]" >&2; exit 2; }
+VENV=$1 STACK=$2
+shift 2
 TORCH=${TORCH:-2.13.0}
 TORCHVISION=${TORCHVISION:-0.28.0}
 PYTHON=${PYTHON:-python3}
@@ -18,31 +23,42 @@ case $STACK in
     openmmlab) MMCV=mmcv==2.1.0 ;;
     *) echo "error: STACK is '$STACK'; expected onedl or openmmlab" >&2; exit 1 ;;
 esac
-case $OPS in
-    '' | --compiled-ops) ;;
-    *) echo "error: unknown option '$OPS'; expected --compiled-ops" >&2; exit 1 ;;
-esac
+for part in "$@"; do
+    case $part in
+        --compiled-ops | demo | export | app | docs | dev) ;;
+        *) echo "error: '$part' is unknown; expected --compiled-ops, demo, export, app, docs, or dev" >&2; exit 1 ;;
+    esac
+done
 
 pip() { "$VENV/bin/python" -m pip --disable-pip-version-check "$@"; }
 say() { echo "[setup $SECONDS s] $*"; }
 
-stamp=$(cat setup.py mmpelk/ops/backends/native/*.cpp mmpelk/ops/backends/native/*.h "$0" | sha256sum | cut -c1-16)-$TORCH
-have=$(cat "$VENV/mmpelk-env" 2>/dev/null || true)
-if [ "$have" = "$stamp --compiled-ops" ] || [ "$have" = "$stamp " -a -z "$OPS" ]; then
+# The stamp records what the environment was made from, and the parts that are installed. The parts are known even if the first line
+# is outdated, so that an update installs them again.
+stamp=$VENV/mmpelk-env
+sources=$(cat setup.py mmpelk/ops/backends/native/*.cpp mmpelk/ops/backends/native/*.h "$0" | sha256sum | cut -c1-16)
+version="$STACK $TORCH $sources"
+installed=$(sed -n 2p "$stamp" 2>/dev/null || true)
+wanted=$(printf '%s\n' $installed "$@" | sort -u | xargs)
+case $STACK:$(sed -n 1p "$stamp" 2>/dev/null || true) in
+    onedl:openmmlab\ * | openmmlab:onedl\ *) echo "error: $VENV has the other STACK's packages, which install the same modules" >&2; exit 1 ;;
+esac
+if [ "$(cat "$stamp" 2>/dev/null)" = "$(printf '%s\n%s\n' "$version" "$wanted")" ]; then
     exit 0
 fi
 
 [ -x "$VENV/bin/python" ] || { say "making $VENV"; "$PYTHON" -m venv "$VENV"; }
-rm -f "$VENV/mmpelk-env"
+# An interrupted update leaves the parts, but no version, so that the next call runs it again.
+printf '\n%s\n' "$wanted" >"$stamp"
 say "installing torch $TORCH"
 pip install -q --upgrade 'pip>=25.3' 'setuptools>=64,<81' wheel ninja
 pip install -q "torch==$TORCH" numpy
 
-# The wheel: a compiled one serves everybody; without one, a wheel without operators takes seconds.
+# A wheel with compiled operators serves every purpose. Without one in the cache, a wheel without operators takes seconds to build.
 key=$("$VENV/bin/python" -c 'import sys, torch; print(f"torch{torch.__version__}-cp{sys.version_info[0]}{sys.version_info[1]}")')
 wheels=${MMPELK_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/mmpelk}/wheels/$key-$MMCV
-kind=compiled
-if [ -z "$OPS" ] && ! compgen -G "$wheels/compiled/*.whl" >/dev/null; then kind=lite; fi
+kind=lite
+if [[ " $wanted " = *' --compiled-ops '* ]] || compgen -G "$wheels/compiled/*.whl" >/dev/null; then kind=compiled; fi
 if ! compgen -G "$wheels/$kind/*.whl" >/dev/null; then
     mkdir -p "$wheels"
     build=$(mktemp -d "$wheels/building-XXXX")
@@ -58,7 +74,7 @@ if ! compgen -G "$wheels/$kind/*.whl" >/dev/null; then
         wait $! || { tail -n 20 "$wheels/build.log" >&2; echo "error: $MMCV did not compile; see $wheels/build.log" >&2; exit 1; }
     else
         say "building $MMCV without compiled operators"
-        # In isolation there is no torch, and mmcv's build then leaves the operators out.
+        # With build isolation there is no torch, and mmcv's build then omits the operators.
         echo 'setuptools<81' >"$build/constraint.txt"
         pip wheel -q --no-deps --no-cache-dir --build-constraint "$build/constraint.txt" -w "$build" "$MMCV"
         rm "$build/constraint.txt"
@@ -68,15 +84,18 @@ if ! compgen -G "$wheels/$kind/*.whl" >/dev/null; then
 fi
 pip install -q --no-deps --force-reinstall "$wheels/$kind"/*.whl
 
-# The index's torchvision requires the CUDA build of torch, which a CPU-only machine does not need (mmpelk/torchvision_operators.py).
+# The torchvision on the package index requires the CUDA build of torch, which a CPU-only machine does not need
+# (mmpelk/utils/torchvision_compat.py).
 say "installing torchvision $TORCHVISION"
 pip install -q --no-deps "torchvision==$TORCHVISION"
 
-say "installing $STACK's packages"
-pip install -q --no-build-isolation "torch==$TORCH" -e ".[$STACK,dev]"
+extras=$(printf ',%s' "$STACK" $wanted)
+extras=${extras/,--compiled-ops/}
+say "installing mmpelk[${extras#,}]"
+pip install -q --no-build-isolation "torch==$TORCH" -e ".[${extras#,}]"
 if [ $kind = compiled ]; then
     "$VENV/bin/python" -c 'import torch, mmcv._ext'
-    OPS=--compiled-ops
+    wanted=$(printf '%s\n' --compiled-ops $wanted | sort -u | xargs)
 fi
-echo "$stamp $OPS" >"$VENV/mmpelk-env"
+printf '%s\n%s\n' "$version" "$wanted" >"$stamp"
 say "$VENV is ready"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import multiprocessing
+import re
 import resource
 import sys
 from collections.abc import Callable, Mapping
@@ -203,9 +204,9 @@ def _peak_memory(cfg: Config, batch: int, size: int, device: str, dtype: torch.d
 
 def _peak_resident() -> float:
     """Return the peak resident set of this process in MiB."""
+    # On Linux, getrusage includes the process that started this one.
     status = Path('/proc/self/status')
-    if status.exists():  # on Linux, getrusage includes the process that started this one
-        line = next(line for line in status.read_text().splitlines() if line.startswith('VmHWM:'))
-        return int(line.split()[1]) / 2**10
+    if status.exists() and (found := re.search(r'VmHWM:\s*(\d+) kB', status.read_text())):
+        return int(found[1]) / 2**10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == 'darwin' else peak / 2**10

@@ -35,12 +35,16 @@ def check_coco(ann_file: str | Path, image_dir: str | Path, classes: Sequence[st
             raise InputError(f"{ann_file} is not a COCO file: it has no list '{key}'")
     try:
         _check_items(Path(ann_file), data, image_dir, classes)
-    except (KeyError, TypeError) as error:
-        raise InputError(f'{ann_file} is not a COCO file: an item has a missing or invalid {first_line(error)}') from error
+    except InputError:
+        raise
+    except KeyError as error:
+        raise InputError(f"{ann_file} is not a COCO file: an item has no '{first_line(error)}'") from error
+    except (TypeError, ValueError) as error:
+        raise InputError(f'{ann_file} is not a COCO file: an item is malformed: {first_line(error)}') from error
 
 
 def _check_items(ann_file: Path, data: dict, image_dir: str | Path, classes: Sequence[str]) -> None:
-    """Raise an InputError at the first item that is invalid, or a KeyError or TypeError if it is malformed."""
+    """Raise an InputError at the first item that is invalid, or a KeyError, TypeError, or ValueError if it is malformed."""
     names = [category['name'] for category in data['categories']]
     missing = [name for name in classes if name not in names]
     if missing:

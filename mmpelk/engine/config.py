@@ -11,7 +11,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.logging import print_log
 
-from mmpelk.utils.errors import InputError, first_line
+from mmpelk.utils.errors import TRACEBACK, InputError, first_line
 
 
 def load_config(args: argparse.Namespace) -> Config:
@@ -51,8 +51,8 @@ def read_config(path: str, options: dict | None = None) -> Config:
         raise InputError(f'config {path} does not exist')
     try:
         cfg = Config.fromfile(path)
-    except (SyntaxError, OSError, KeyError, TypeError, AttributeError, ImportError, ValueError) as error:
-        raise InputError(f'config {path} cannot be read: {first_line(error)}') from error
+    except Exception as error:  # a config is Python code, which can raise anything
+        raise InputError(f'config {path} cannot be read: {first_line(error)} ({TRACEBACK}=1 shows where)') from error
     if 'model' not in cfg:
         raise InputError(f'config {path} has no model')
     try:

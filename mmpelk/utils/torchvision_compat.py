@@ -25,6 +25,6 @@ def declare_missing_operators() -> None:
         if 'torchvision::nms' not in str(error):
             raise
         library = torch.library.Library('torchvision', 'DEF')
-        for name in ('nms',):
+        for name in ('nms', 'qnms'):
             library.define(f'{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
         _declared.append(library)

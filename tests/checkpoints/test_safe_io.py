@@ -4,11 +4,14 @@ import os
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 import torch
+from conftest import ROOT
+from mmengine import fileio
 from mmengine.fileio import get_file_backend
-from mmengine.runner import load_checkpoint
+from mmengine.runner import CheckpointLoader, load_checkpoint
 
 from mmpelk.checkpoints.safe_io import AtomicLocalBackend
 from mmpelk.utils.errors import InputError
@@ -23,7 +26,7 @@ class RunsCode:
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves a folder and records the requests."""
+    """Serve a folder and record the requests."""
 
     def __init__(self, folder):
         self.requests = requests = []
@@ -32,8 +35,13 @@ class Server(http.server.ThreadingHTTPServer):
             def __init__(self, *args):
                 super().__init__(*args, directory=str(folder))
 
-            def log_request(self, code='-', size='-'):
+            def do_GET(self):
                 requests.append(self.path)
+                time.sleep(0.5)  # gives other processes time to start a second download
+                super().do_GET()
+
+            def log_message(self, *args):
+                pass
 
         super().__init__(('127.0.0.1', 0), Handler)
         self.address = f'http://127.0.0.1:{self.server_port}'
@@ -45,6 +53,11 @@ def server(tmp_path):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
         server.shutdown()
+
+
+def test_all_loaders_of_mmengine_are_replaced(safe_io):
+    """tests/test_import.py checks that importing mmpelk replaces none of them."""
+    assert {loader.__module__ for loader in CheckpointLoader._schemes.values()} == {'mmpelk.checkpoints.safe_io'}
 
 
 def test_mmengine_refuses_a_hostile_file(safe_io, tmp_path):
@@ -67,6 +80,18 @@ def test_other_sources_do_not_bypass_safe_reading(safe_io, url, tmp_path, monkey
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
     with pytest.raises(InputError, match='cannot be (downloaded|loaded safely)'):
         load_checkpoint(torch.nn.Linear(1, 1), url)
+
+
+def test_object_stores_are_read_safely(safe_io, tmp_path, monkeypatch):
+    model, other = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
+    torch.save(model.state_dict(), tmp_path / 'good.pth')
+    torch.save(dict(extra=RunsCode(tmp_path / 'made')), tmp_path / 'bad.pth')
+    monkeypatch.setattr(fileio, 'get', lambda url: (tmp_path / url.removeprefix('s3://bucket/')).read_bytes())
+    load_checkpoint(other, 's3://bucket/good.pth')
+    assert torch.equal(other.weight, model.weight)
+    with pytest.raises(InputError, match='checkpoint s3://bucket/bad.pth cannot be loaded safely'):
+        load_checkpoint(other, 's3://bucket/bad.pth')
+    assert not (tmp_path / 'made').exists()
 
 
 def test_a_downloaded_checkpoint_is_read_safely(safe_io, server, tmp_path, monkeypatch):
@@ -95,18 +120,30 @@ def test_the_hash_in_a_url_is_verified(safe_io, server, tmp_path, monkeypatch):
     assert cached == {f'right-{digest}.pth'}
 
 
+DOWNLOAD = """
+import multiprocessing, os, sys
+from mmpelk.checkpoints.safe_io import load_from_http
+
+def load(rank, cache, barrier):
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), TORCH_HOME=cache)
+    barrier.wait()
+    print(sorted(load_from_http(sys.argv[1])), flush=True)
+
+fork = multiprocessing.get_context('fork')  # imports the package only once
+barrier = fork.Barrier(3)
+processes = [fork.Process(target=load, args=(rank, cache, barrier)) for rank, cache in enumerate(sys.argv[2:], 1)]
+for process in processes:
+    process.start()
+for process in processes:
+    process.join()
+"""
+
+
 def test_processes_of_a_machine_download_once_and_other_machines_for_themselves(server, tmp_path):
-    """Two processes share a cache, as on one machine; a third one has its own. None of them is rank 0."""
+    """Two processes share a cache, as on one machine. A third process has its own cache. None of them has rank 0."""
     torch.save(torch.nn.Linear(1, 1).state_dict(), tmp_path / 'a.pth')
-    script = (
-        'import sys, torch; from mmpelk.checkpoints.safe_io import load_from_http; print(sorted(load_from_http(sys.argv[1])))'
-    )
-    processes = []
-    for rank, cache in ((1, 'one'), (2, 'one'), (3, 'two')):
-        env = {**os.environ, 'TORCH_HOME': str(tmp_path / cache), 'RANK': str(rank), 'LOCAL_RANK': str(rank)}
-        command = [sys.executable, '-c', script, f'{server.address}/a.pth']
-        processes.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
-    for process in processes:
-        output, error = process.communicate(timeout=120)
-        assert output.strip() == "['bias', 'weight']", error[-2000:]
+    caches = [str(tmp_path / name) for name in ('one', 'one', 'two')]
+    command = [sys.executable, '-c', DOWNLOAD, f'{server.address}/a.pth', *caches]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert result.stdout.splitlines() == ["['bias', 'weight']"] * 3, result.stderr[-2000:]
     assert server.requests == ['/a.pth'] * 2

@@ -32,7 +32,7 @@ def check(tmp_path):
 
 def test_a_good_file_passes(check):
     check(GOOD)
-    check(GOOD, classes=('dog',))  # training on fewer classes than the file has is mmdet's feature
+    check(GOOD, classes=('dog',))  # mmdet can train on fewer classes than the file has
 
 
 def spoilt(change):
@@ -44,24 +44,27 @@ def spoilt(change):
 @pytest.mark.parametrize(
     'data, message',
     [
-        ('{"images": [', 'ann.json is no valid JSON: .*'),
-        ('[]', "has no list 'images'"),
+        ('{"images": [', 'ann.json is not valid JSON: .*'),
+        ('[]', "ann.json is not a COCO file: it has no list 'images'"),
         (spoilt(lambda d: d.pop('annotations')), "has no list 'annotations'"),
         (
             spoilt(lambda d: d['categories'].pop()),
             "has no category 'dog' .1 of the config's 2 classes .*; its categories are cat",
         ),
-        (spoilt(lambda d: d['images'][1].update(file_name='c.jpg')), r"names image 'c.jpg' \(id 7\), which is not in .*images"),
+        (spoilt(lambda d: d['images'][1].update(file_name='c.jpg')), r"lists image 'c.jpg' \(id 7\), which is not in .*images"),
         (spoilt(lambda d: d['annotations'][1].update(image_id=5)), 'annotation 2: image_id 5 is not among the images'),
         (spoilt(lambda d: d['annotations'][1].update(category_id=4)), 'annotation 2: category_id 4 is not among the categories'),
         (
             spoilt(lambda d: d['annotations'][0].update(bbox=[30, 0, 20, 10])),
-            r"annotation 1: box \[30, 0, 20, 10\] lies outside its image 'a.jpg' of 40x30",
+            r"annotation 1: box \[30, 0, 20, 10\] is not inside its image 'a.jpg' of 40x30",
         ),
-        (spoilt(lambda d: d['annotations'][0].update(bbox=[0, -9, 20, 10])), 'lies outside its image'),
-        (spoilt(lambda d: d['annotations'][0].pop('bbox')), 'an item lacks or misuses bbox'),
+        (spoilt(lambda d: d['annotations'][0].update(bbox=[0, -9, 20, 10])), 'is not inside its image'),
+        (spoilt(lambda d: d['annotations'][0].pop('bbox')), "ann.json is not a COCO file: an item has no 'bbox'"),
+        (spoilt(lambda d: d['annotations'][0].update(bbox=[0, 0, 5])), 'ann.json is not a COCO file: an item is malformed: '),
+        (spoilt(lambda d: d['annotations'][0].update(bbox=None)), 'ann.json is not a COCO file: an item is malformed: '),
+        (spoilt(lambda d: d['images'].append('a.jpg')), 'ann.json is not a COCO file: an item is malformed: '),
     ],
 )
-def test_faults_are_named(check, data, message):
+def test_the_message_names_the_file_and_the_item(check, data, message):
     with pytest.raises(InputError, match=message):
         check(data)

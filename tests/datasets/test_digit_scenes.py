@@ -36,7 +36,7 @@ def test_same_seed_same_scenes(tmp_path):
 def test_splits_share_no_digit():
     (train, _), (val, _) = split_digits(0)
     assert len(train) + len(val) == 1797
-    # A few of scikit-learn's digits are equal to the bit to another one; no index is in both splits.
+    # No index is in both splits, but a few of scikit-learn's digits are exact duplicates.
     shared = {image.tobytes() for image in train} & {image.tobytes() for image in val}
     assert len(shared) <= 3
 
@@ -55,7 +55,7 @@ def test_instances_agree_with_the_label_maps(digit_scenes):
         outside[top : top + height, left : left + width] = False
         assert not outside.any() and mask.sum() == instance['area'] and mask[top].any() and mask[:, left].any()
         labels = drawn.setdefault(instance['image_id'], np.zeros((128, 128), int))
-        assert not labels[mask].any()  # the digits are apart
+        assert not labels[mask].any()  # the digits do not overlap
         labels[mask] = instance['category_id']
     for image_id, labels in drawn.items():
         path = root / 'annotations/training' / names[image_id].replace('.jpg', '.png')
@@ -85,14 +85,14 @@ def test_bad_arguments(tmp_path, options, message):
     assert not (tmp_path / 'scenes').exists()
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path):
+def test_a_folder_with_other_contents_is_not_changed(tmp_path):
     (tmp_path / 'precious.txt').write_text('mine')
-    with pytest.raises(FileExistsError, match='exists and does not hold what is made with'):
+    with pytest.raises(FileExistsError, match='exists but was not made with'):
         make_digit_scenes(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ['precious.txt']
 
 
-def test_nothing_half_written_stays(tmp_path, monkeypatch):
+def test_an_error_leaves_no_unfinished_folder(tmp_path, monkeypatch):
     monkeypatch.setattr('mmpelk.datasets.digit_scenes._coco_instance', lambda *args, **kwargs: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         make_digit_scenes(tmp_path / 'scenes', 2, 1)

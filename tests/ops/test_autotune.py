@@ -54,7 +54,7 @@ def test_the_fastest_backend_is_measured_once_for_sizes_within_a_factor_of_two(r
     assert len(recorder.calls) == 6
 
 
-@pytest.mark.parametrize('other', [dict(backward=True), dict(cells=(1, 2, 2, 2, 1))], ids=str)
+@pytest.mark.parametrize('other', [dict(backward=True), dict(cells=(1, 1, 1, 1, 1)), dict(cells=(5, 3, 5))], ids=str)
 def test_passes_and_kernels_are_measured_separately(recorder, other):
     fastest(recorder, 2, 3, 9, 9)
     recorder.times.update(a=0.5)

@@ -47,3 +47,13 @@ def test_rows_and_columns_can_have_different_cells(weights, kernel, rows, column
     assert torch.equal(expand_cells(weight, rows, columns), expected)
     # The adjoint: <expand(w), g> == <w, cell_sums(g)>.
     torch.testing.assert_close((expected * kernel).sum(), (weight * cell_sums(kernel, rows, columns)).sum())
+
+
+@pytest.mark.parametrize('function, size, cells', [(expand_cells, 3, (13, 1, 13)), (cell_sums, 25, (12, 1, 12))])
+def test_gradients_work_after_inference_mode(function, size, cells):
+    """The index of the cells is cached on the first call. No other test has these cells."""
+    tensor = torch.randn(1, size, size, requires_grad=True)
+    with torch.inference_mode():
+        function(tensor, cells, cells)
+    function(tensor, cells, cells).square().sum().backward()
+    assert tensor.grad.abs().sum() > 0

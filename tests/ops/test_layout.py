@@ -13,6 +13,7 @@ from mmpelk.ops.layout import memory_format
             torch.empty(2, 6, 4, 5).contiguous(memory_format=torch.channels_last)[:, :3],
             torch.channels_last,
         ),  # a slice of channels
+        (torch.empty(2, 6, 4, 5).contiguous(memory_format=torch.channels_last)[:, :1], torch.contiguous_format),  # one channel
         (torch.empty(2, 6, 4, 5)[:, :3], torch.contiguous_format),
         (torch.empty(2, 3, 5, 4).mT, torch.contiguous_format),
         (torch.empty(2, 1, 4, 5).contiguous(memory_format=torch.channels_last), torch.contiguous_format),  # both formats fit

@@ -3,11 +3,13 @@
 import copy
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import HOOKS, MODELS
 from mmengine.runner import Runner
 from torch import nn
@@ -15,6 +17,7 @@ from torch import nn
 from mmpelk.models import PeLK
 from mmpelk.sparsity import DynamicSparsityHook, FixedSparsityHook
 from mmpelk.sparsity.hooks import SparsityHook
+from mmpelk.utils.errors import InputError
 
 SMALL = dict(depths=(1, 1, 1, 1), channels=(8, 8, 16, 16))
 
@@ -221,6 +224,14 @@ def test_fixed_masks_of_dense_weights_do_nothing(tmp_path):
 def test_bad_arguments(options, message):
     with pytest.raises(ValueError, match=message):
         DynamicSparsityHook(**options)
+
+
+@pytest.mark.parametrize('hook', [DynamicSparsityHook(), FixedSparsityHook()], ids=lambda hook: type(hook).__name__)
+def test_several_optimizers_are_refused(hook):
+    model = sparse_start()
+    parts = {name: OptimWrapper(torch.optim.SGD(getattr(model, name).parameters(), 0.1)) for name in ('backbone', 'head')}
+    with pytest.raises(InputError, match=rf'^{type(hook).__name__} needs a single optimizer, got several \(OptimWrapperDict\)$'):
+        hook.before_train(SimpleNamespace(model=model, optim_wrapper=OptimWrapperDict(**parts)))
 
 
 def test_masks_of_another_model_are_refused():

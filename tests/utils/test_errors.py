@@ -93,7 +93,9 @@ def build(scope, **options):
 def test_wrong_configs_are_input_errors(scope, options, message):
     if scope == 'mmdet':
         pytest.importorskip('mmcv._ext', reason="mmdet needs mmcv's compiled operators")
-    with pytest.raises(InputError, match=rf'the config cannot be built: .*{message}.*\(MMPELK_TRACEBACK=1 shows where\)$') as caught:
+    with pytest.raises(
+        InputError, match=rf'the config cannot be built: .*{message}.*\(MMPELK_TRACEBACK=1 shows where\)$'
+    ) as caught:
         build(scope, **options)
     assert '\n' not in str(caught.value) and caught.value.__cause__ is not None
 

@@ -1,0 +1,213 @@
+"""Checks of data and checkpoints before a run."""
+
+import copy
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.model import BaseModule, BaseTTAModel, MMDistributedDataParallel
+from torch import nn
+
+from mmpelk.engine.preflight import check_checkpoint, check_data, check_masks, check_pretrained, unwrap
+from mmpelk.sparsity.hooks import DynamicSparsityHook
+from mmpelk.utils.errors import InputError
+
+
+def write_image(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b'not read here')
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A folder with the data of two datasets, 'a' and 'b': one image, a label map, a COCO file."""
+    for name in 'ab':
+        write_image(tmp_path / name / 'images/x.jpg')
+        write_image(tmp_path / name / 'labels/x.png')
+        images = [dict(id=1, file_name='x.jpg', width=8, height=8)]
+        categories = [dict(id=1, name='cat'), dict(id=2, name='dog')]
+        content = dict(images=images, categories=categories, annotations=[])
+        (tmp_path / name / 'coco.json').write_text(json.dumps(content))
+    return tmp_path
+
+
+def segmentation(root):
+    return dict(type='BaseSegDataset', data_root=str(root), data_prefix=dict(img_path='images', seg_map_path='labels'))
+
+
+def detection(root, **options):
+    dataset = dict(type='CocoDataset', data_root=str(root), ann_file='coco.json', data_prefix=dict(img='images/'))
+    return dict(dataset, metainfo=dict(classes=('cat', 'dog'))) | options
+
+
+def repeated(dataset):
+    return dict(type='RepeatDataset', times=2, dataset=dataset)
+
+
+def concatenated(*datasets):
+    return dict(type='ConcatDataset', datasets=list(datasets))
+
+
+def check(dataset, classes=2, split='train', splits=('train', 'val', 'test')):
+    model = dict(neck=dict(out_channels=4), roi_head=dict(bbox_head=[dict(num_classes=2), dict(num_classes=classes)]))
+    check_data(Config(dict(model=model, default_scope='mmdet', **{f'{split}_dataloader': dict(dataset=dataset)})), splits)
+
+
+# The dataset of 'b' in wrappers, and its place in the config.
+WRAPPERS = {
+    'plain': (lambda data, make: make(data / 'b'), ''),
+    'repeated': (lambda data, make: repeated(make(data / 'b')), '.dataset'),
+    'concatenated': (lambda data, make: concatenated(make(data / 'a'), make(data / 'b')), '.datasets.1'),
+    'nested': (
+        lambda data, make: repeated(concatenated(make(data / 'a'), repeated(make(data / 'b')))),
+        '.dataset.datasets.1.dataset',
+    ),
+}
+
+
+@pytest.mark.parametrize('split', ['train', 'val', 'test'])
+@pytest.mark.parametrize('name', WRAPPERS)
+def test_folders_of_wrapped_datasets(name, split, data):
+    wrap, place = WRAPPERS[name]
+    check(wrap(data, segmentation), split=split)
+    key = f'{split}_dataloader.dataset{place}'
+    (data / 'b/labels/x.png').unlink()
+    message = (
+        rf'data folder {data}/b/labels is empty \({key}.data_prefix.seg_map_path\); put the data there or set {key}.data_root'
+    )
+    with pytest.raises(InputError, match=message):
+        check(wrap(data, segmentation), split=split)
+    (data / 'b/labels').rmdir()
+    with pytest.raises(InputError, match=rf'data folder {data}/b/labels does not exist \({key}.data_prefix.seg_map_path\)'):
+        check(wrap(data, segmentation), split=split)
+    check(wrap(data, segmentation), split=split, splits=tuple({'train', 'val', 'test'} - {split}))
+
+
+@pytest.mark.parametrize('name', WRAPPERS)
+def test_annotations_of_wrapped_datasets(name, data):
+    wrap, place = WRAPPERS[name]
+    check(wrap(data, detection))
+    with pytest.raises(InputError, match='model.roi_head.bbox_head.1.num_classes is 3, but the dataset has 2 classes'):
+        check(wrap(data, detection), classes=3)
+    path = data / 'b/coco.json'
+    path.write_text(path.read_text().replace('dog', 'cow'))
+    with pytest.raises(InputError, match=f"{path} has no category 'dog'"):
+        check(wrap(data, detection))
+    path.unlink()
+    with pytest.raises(InputError, match=rf'annotation file {path} does not exist \(train_dataloader.dataset{place}.ann_file\)'):
+        check(wrap(data, detection))
+
+
+def test_class_names_of_coco(data):
+    """Without metainfo, the dataset has COCO's 80 classes."""
+    pytest.importorskip('mmdet.datasets')
+    dataset = detection(data / 'a')
+    del dataset['metainfo']
+    with pytest.raises(InputError, match='num_classes is 2, but the dataset has 80 classes'):
+        check(dataset)
+
+
+def test_folders_of_classification_datasets(data):
+    """mmpretrain's datasets name one folder, or a split of ImageNet."""
+    check(dict(type='CustomDataset', data_root=str(data), data_prefix='a/images'))
+    with pytest.raises(InputError, match=r'c/images does not exist \(train_dataloader.dataset.data_prefix.img_path\)'):
+        check(dict(type='CustomDataset', data_root=str(data), data_prefix='c/images'))
+    check(dict(type='ImageNet', data_root=str(data / 'a'), split='images'))
+    with pytest.raises(InputError, match='a/train does not exist'):
+        check(dict(type='ImageNet', data_root=str(data / 'a'), split='train'))
+
+
+def test_data_that_is_not_checked(data):
+    check(dict(type='BaseSegDataset', data_root='s3://bucket/data', data_prefix=dict(img_path='images')))
+    check_data(Config(dict(model={}, val_dataloader=None)), ('train', 'val'))
+
+
+class Part(BaseModule):
+    """Two layers, and the checkpoint that they are initialized from."""
+
+    def __init__(self, init_cfg=None):
+        super().__init__(init_cfg)
+        self.first, self.second = nn.Linear(2, 3), nn.Linear(3, 2)
+
+
+@pytest.fixture
+def saved(tmp_path, safe_io):
+    """The checkpoint of a Part under the prefix 'backbone.'."""
+    weights = {f'backbone.{name}': value for name, value in Part().state_dict().items()}
+    torch.save(dict(state_dict=weights, meta={}), tmp_path / 'saved.pth')
+    return tmp_path / 'saved.pth'
+
+
+def test_check_checkpoint(saved):
+    checkpoint = check_checkpoint(saved, Part(), prefix='backbone.')
+    assert len(checkpoint['state_dict']) == 4
+    check_checkpoint(saved, nn.ModuleDict(dict(backbone=Part())))
+    with pytest.raises(InputError, match='saved.pth belongs to another model'):
+        check_checkpoint(saved, nn.ModuleDict(dict(backbone=Part(), head=nn.Linear(2, 2))))
+    check_checkpoint(saved, nn.ModuleDict(dict(backbone=Part(), head=nn.Linear(2, 2))), strict=False)
+    with pytest.raises(InputError, match="no weights under prefix 'neck.'"):
+        check_checkpoint(saved, Part(), prefix='neck.')
+    with pytest.raises(InputError, match='none.pth does not exist'):
+        check_checkpoint(saved.with_name('none.pth'), Part())
+
+
+def in_wrappers(model):
+    """The model as a distributed test with test-time augmentation has it. DDP itself would need a process group."""
+    inner = MMDistributedDataParallel.__new__(MMDistributedDataParallel)
+    nn.Module.__init__(inner)
+    inner.module = model
+
+    class TTA(BaseTTAModel):
+        def merge_preds(self, data_samples_list):
+            raise NotImplementedError
+
+    outer = TTA.__new__(TTA)
+    nn.Module.__init__(outer)
+    outer.module = inner
+    return outer
+
+
+def test_wrapped_models_are_unwrapped(saved):
+    model = nn.ModuleDict(dict(backbone=Part()))
+    assert unwrap(model) is model and unwrap(in_wrappers(model)) is model
+    check_checkpoint(saved, in_wrappers(model))
+    part = Part(dict(type='Pretrained', checkpoint=str(saved), prefix='neck.'))
+    with pytest.raises(InputError, match="no weights under prefix 'neck.'"):
+        check_pretrained(in_wrappers(nn.Sequential(part)))
+
+
+@pytest.mark.parametrize('prefix', ['backbone', 'backbone.'])
+@pytest.mark.parametrize('several', [False, True])
+def test_check_pretrained(saved, prefix, several):
+    init = dict(type='Pretrained', checkpoint=str(saved), prefix=prefix)
+    inits = [dict(type='Normal', layer='Linear'), init] if several else init
+    check_pretrained(nn.Sequential(nn.ReLU(), nn.Sequential(Part(inits))))
+    init['checkpoint'] = str(saved.with_name('none.pth'))
+    with pytest.raises(InputError, match='none.pth does not exist'):
+        check_pretrained(nn.Sequential(nn.ReLU(), nn.Sequential(Part(copy.deepcopy(inits)))))
+
+
+def test_check_pretrained_of_another_part(saved):
+    part = Part(dict(type='Pretrained', checkpoint=str(saved), prefix='backbone.'))
+    part.more = nn.ModuleList(nn.Linear(1, 1) for _ in range(3))
+    with pytest.raises(InputError, match='4 of 10 tensors fit'):
+        check_pretrained(part)
+
+
+def test_check_masks(tmp_path):
+    """The sparsity hooks of the runner check the model inside of the wrappers."""
+    calls = []
+
+    class Hook(DynamicSparsityHook):
+        def __init__(self):
+            pass
+
+        def check(self, checkpoint, model, path):
+            calls.append((checkpoint, model, path))
+
+    model = Part()
+    runner = SimpleNamespace(hooks=[object(), Hook()], model=in_wrappers(model))
+    check_masks({'sparsity': {}}, 'x.pth', runner)
+    assert calls == [({'sparsity': {}}, model, 'x.pth')]

@@ -1,0 +1,38 @@
+"""Configs and checkpoints of very small models with random weights, one for each framework."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from conftest import CONFIGS, save_untrained
+
+BACKBONE = """backbone=dict(
+        arch=dict(_delete_=True, depths=(1, 1, 1, 1), channels=(8, 16, 16, 16)),
+        kernel_sizes=(21, 15, 13, 7),
+        layer_scale_init_value=1.0,
+    )"""
+SEGMENTOR = f"""
+_base_ = '{CONFIGS}/demo/upernet_pelk_atto_digits.py'
+model = dict(
+    {BACKBONE},
+    decode_head=dict(in_channels=[10, 20, 20, 20], channels=8),
+    auxiliary_head=dict(in_channels=20, channels=8),
+)
+"""
+CLASSIFIER = f"""
+_base_ = '{CONFIGS}/demo/pelk_atto_digits_cls.py'
+model = dict({BACKBONE}, head=dict(in_channels=20))
+"""
+DETECTOR = f"""
+_base_ = '{CONFIGS}/demo/cascade_mask_rcnn_pelk_atto_digits.py'
+model = dict({BACKBONE}, neck=dict(in_channels=[10, 20, 20, 20]), test_cfg=dict(rcnn=dict(score_thr=0.0)))
+"""
+MODELS = dict(mmseg=SEGMENTOR, mmpretrain=CLASSIFIER, mmdet=DETECTOR)
+
+
+def save_model(folder: Path, name: str, text: str) -> tuple[Path, Path]:
+    """Write a config, and a checkpoint of its model, and return their paths."""
+    config, checkpoint = folder / f'{name}.py', folder / f'{name}.pth'
+    config.write_text(text)
+    save_untrained(config, checkpoint)
+    return config, checkpoint

@@ -1,0 +1,42 @@
+"""tools/benchmark.py: what it prints and writes. tests/analysis checks the measurements of models."""
+
+import json
+import runpy
+import sys
+
+import cv2
+from conftest import TOOLS
+
+from mmpelk.analysis import operator_benchmark
+
+QUICK = ('--rounds', 1, '--budget', 0.01, '--device', 'cpu')
+
+
+def test_operator(run_tool, fail_tool, tmp_path):
+    printed = run_tool('benchmark.py', 'op', '--shape', 1, 3, 9, 31, '--backward', *QUICK, '--out', tmp_path)
+    assert '| (1, 3, 9, 31) |' in printed and 'forward and backward' in printed
+    page = (tmp_path / 'op_backward.md').read_text()
+    assert '`python tools/benchmark.py op --shape 1 3 9 31 --backward' in page and '| (1, 3, 9, 31) |' in page
+    record = json.loads((tmp_path / 'op_backward.json').read_text())
+    assert {'device', 'threads', 'torch', 'python', 'date', 'command', 'precision'} <= set(record)
+    (result,) = record['milliseconds']
+    assert result['shape'] == [1, 3, 9, 31] and result['auto']['rounds'] == 1
+    timings = [value for value in result.values() if isinstance(value, dict)]
+    assert len(timings) >= 8 and all(0 < timing['fastest'] <= timing['median'] <= timing['slowest'] for timing in timings)
+
+
+def test_sweep_writes_a_plot(monkeypatch, tmp_path):
+    monkeypatch.setattr(operator_benchmark, 'SWEEP', (3, 7))
+    arguments = ('benchmark.py', 'op', '--sweep', '--shape', 1, 2, 5, 3, *QUICK, '--out', tmp_path)
+    monkeypatch.setattr(sys, 'argv', list(map(str, arguments)))
+    runpy.run_path(str(TOOLS / 'benchmark.py'))['main']()
+    record = json.loads((tmp_path / 'op_sweep.json').read_text())
+    assert [result['shape'][3] for result in record['milliseconds']] == [3, 7]
+    assert cv2.imread(str(tmp_path / 'op_sweep.png')).std() > 1
+
+
+def test_wrong_arguments(fail_tool, tmp_path):
+    assert 'the last one odd, got (1, 3, 9, 30)' in fail_tool('benchmark.py', 'op', '--shape', 1, 3, 9, 30, cwd=tmp_path)
+    assert '--size must be at least 32, got 16' in fail_tool('benchmark.py', 'train', '--size', 16, cwd=tmp_path)
+    assert '--batch must be positive, got 0' in fail_tool('benchmark.py', 'model', '--batch', 0, cwd=tmp_path)
+    assert '--batch must be at least 2 for train' in fail_tool('benchmark.py', 'train', '--batch', 1, cwd=tmp_path)
