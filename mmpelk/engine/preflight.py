@@ -109,6 +109,8 @@ def check_pretrained(model: nn.Module) -> None:
             if init.get('type') != 'Pretrained':
                 continue
             prefix = init.get('prefix') or ''
+            if prefix and not prefix.endswith('.'):
+                prefix += '.'
             check_checkpoint(init['checkpoint'], module, strict=False, prefix=prefix)
 
 
