@@ -2,6 +2,7 @@
 
 import cv2
 import numpy as np
+from matplotlib import colormaps
 
 from mmpelk.analysis import plots
 from mmpelk.ops import SharingGrid
@@ -37,11 +38,13 @@ def test_parameters(tmp_path):
 
 
 def test_grids(tmp_path):
-    plots.draw_grids([SharingGrid.dense(13)], tmp_path / 'one.png')
-    plots.draw_grids([SharingGrid.dense(13), SharingGrid.peripheral(51)], tmp_path / 'two.png')
-    one, two = (cv2.imread(str(tmp_path / name)) for name in ('one.png', 'two.png'))
-    assert two.shape[1] > 1.8 * one.shape[1]
-    assert colors(tmp_path / 'two.png') > colors(tmp_path / 'one.png') + 5  # cells of several areas
+    plots.draw_grids([SharingGrid.dense(51)], tmp_path / 'dense.png')
+    plots.draw_grids([SharingGrid.dense(51), SharingGrid.peripheral(51)], tmp_path / 'both.png')
+    dense, both = (cv2.imread(str(tmp_path / name))[..., ::-1] for name in ('dense.png', 'both.png'))
+    assert both.shape[1] > 1.8 * dense.shape[1]
+    # The four corner cells of the peripheral grid have 9x9 positions.
+    corner = np.array(colormaps['YlGnBu_r'](np.log2(81) / 8, bytes=True)[:3])
+    assert (both == corner).all(-1).sum() > 1000 and not (dense == corner).all(-1).any()
 
 
 def test_sweep(tmp_path):

@@ -1,8 +1,10 @@
 import copy
+import math
 import pickle
 
 import pytest
 import torch
+from conftest import CONFIGS
 from torch import nn
 from torch.nn.functional import interpolate
 
@@ -380,3 +382,37 @@ def test_layer_decay_of_mmpretrain():
         'head.fc.weight': 7,
     }
     assert {name: groups[name]['lr'] for name in expected} == {name: 0.5 ** (7 - depth) for name, depth in expected.items()}
+
+
+def test_layer_decay_of_mmdet():
+    """LearningRateDecayOptimizerConstructor puts the parameters into the groups of a ConvNeXt."""
+    pytest.importorskip('mmcv._ext', reason="mmdet needs mmcv's compiled operators")
+    from mmdet.engine.optimizers import LearningRateDecayOptimizerConstructor
+    from mmengine.config import Config
+    from mmengine.registry import MODELS, init_default_scope
+
+    init_default_scope('mmdet')
+    cfg = Config.fromfile(CONFIGS / 'cascade_mask_rcnn_pelk_s_coco.py')
+    cfg.model.backbone.arch = dict(depths=(3, 3, 27, 3), channels=(8, 8, 8, 8))
+    cfg.model.neck.in_channels = [10] * 4
+    model = MODELS.build(cfg.model)
+    wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1.0, weight_decay=0.05))
+    optimizer = LearningRateDecayOptimizerConstructor(wrapper, dict(decay_rate=0.5, decay_type='layer_wise', num_layers=12))(
+        model
+    )
+    groups = {name: group for group in optimizer.optimizer.param_groups for name in group['param_names']}
+    assert set(groups) == {name for name, _ in model.named_parameters()}
+
+    def layer(name):
+        return 13 + round(math.log2(groups[name]['lr']))
+
+    blocks = [(0, 0, 1), (0, 2, 1), (1, 0, 2), (2, 0, 3), (2, 3, 4), (2, 26, 11), (3, 0, 12)]
+    for stage, block, expected in blocks:
+        for part in ('token_mixer.large.weight', 'token_mixer.small.weight', 'norm.bias', 'gamma', 'pointwise_conv2.weight'):
+            assert layer(f'backbone.stages.{stage}.{block}.{part}') == expected
+    assert [layer(f'backbone.stages.{stage}.0.token_mixer.pos_embed.bias') for stage in range(4)] == [1, 2, 3, 12]
+    assert [layer(f'backbone.downsample_layers.{i}.{0 if i == 0 else 1}.weight') for i in range(4)] == [0, 2, 3, 12]
+    assert layer('roi_head.mask_head.0.conv_logits.weight') == 13
+    for name, parameter in model.named_parameters():
+        exempt = name.endswith('.bias') or parameter.ndim == 1  # biases, which include h, norms, and layer scales
+        assert groups[name]['weight_decay'] == (0 if exempt else 0.05), name

@@ -15,7 +15,7 @@ from mmpelk.engine.config import read_config
 
 DEMO = CONFIGS / 'demo/pelk_atto_digits_cls.py'
 SMALL_ARCH = 'arch=dict(_delete_=True, depths=(1, 1, 1, 1), channels=(32, 32, 32, 32))'
-# Nothing is drawn at random but by the seeds, so that runs can be compared bit for bit.
+# All randomness comes from seeds, so that runs can be compared bit for bit.
 SMALL = f"""
 _base_ = '{DEMO}'
 model = dict(backbone=dict({SMALL_ARCH}), head=dict(in_channels=41))
@@ -106,7 +106,7 @@ def test_train_and_test(home, trained, run_tool):
         assert not checkpoint['ema_state_dict'][f'module.{name}'][~mask].any()
 
 
-def test_killed_and_resumed_the_masks_are_the_same_bit_for_bit(home, trained, run_tool):
+def test_resuming_after_a_kill_gives_the_same_masks_bit_for_bit(home, trained, run_tool):
     # Files are synced in this order: epoch_1.pth, last_checkpoint, epoch_2.pth.
     train_until_killed('small.py', home / 'killed', 3, cwd=home)
     assert (home / 'killed/epoch_1.pth').exists() and not (home / 'killed/epoch_2.pth').exists()
@@ -121,7 +121,7 @@ def test_killed_and_resumed_the_masks_are_the_same_bit_for_bit(home, trained, ru
 
 
 def test_imagenet_config_trains_and_tests(imagenet, run_tool):
-    """The PeLK-T config at 224 px with the smallest backbone, and a batch that two cores can take."""
+    """The PeLK-T config at 224 pixels, with the smallest backbone and a small batch."""
     options = [
         '--cfg-options',
         'model.backbone.arch=atto',
@@ -140,7 +140,7 @@ def test_imagenet_config_trains_and_tests(imagenet, run_tool):
 
 def test_two_ranks_have_the_same_masks(home):
     (home / 'dump.py').write_text(DUMP)
-    # SNIP on images augmented at random: the ranks' scores differ.
+    # The images are augmented at random, so SNIP's scores differ between the ranks.
     (home / 'ranks.py').write_text(
         "_base_ = 'small.py'\n"
         "custom_imports = dict(imports=['mmpelk', 'dump'])\n"
@@ -163,7 +163,7 @@ def test_two_ranks_have_the_same_masks(home):
 
 
 def test_transfer_keeps_the_zeros(home, trained, digit_scenes, run_tool):
-    """The classifier's backbone in UperNet, by init_cfg, with the fixed mask; and with larger kernels."""
+    """UperNet starts from the classifier's backbone with a fixed mask, and then with larger kernels."""
     (home / 'data/digit_scenes').symlink_to(digit_scenes / 'data/digit_scenes')
     (home / 'seg.py').write_text(
         f"_base_ = '{CONFIGS}/demo/upernet_pelk_atto_digits.py'\n"
@@ -176,7 +176,7 @@ def test_transfer_keeps_the_zeros(home, trained, digit_scenes, run_tool):
     )
     start = load(trained / 'epoch_3.pth')['state_dict']
     output = run_tool('train.py', 'seg.py', '--work-dir', 'seg', '--pretrained', trained / 'epoch_3.pth', cwd=home)
-    kept = re.search(r'FixedSparsityHook: trained with (0\.\d+) of the weights kept, (0\.\d+) are not zero', output)
+    kept = re.search(r'FixedSparsityHook: trained with (0\.\d+) of the weights kept, (0\.\d+) are nonzero', output)
     sparse = [value for name, value in start.items() if name.startswith('backbone.') and value.ndim in (2, 4)]
     expected = sum(int(value.count_nonzero()) for value in sparse) / sum(value.numel() for value in sparse)
     assert 0.59 < expected < 0.605 and abs(float(kept[1]) - expected) < 0.002 and abs(float(kept[2]) - expected) < 0.002
@@ -192,12 +192,12 @@ def test_transfer_keeps_the_zeros(home, trained, digit_scenes, run_tool):
     assert 'stage 1: kernels 51x51 (half grid [9, 8, 4, 2, 1, 1, 1]) resized to 101x101' in output and "mode 'stretch'" in output
 
 
-def test_wrong_input(home, trained, fail_tool):
+def test_invalid_input(home, trained, fail_tool):
     checkpoint = str(trained / 'epoch_3.pth')
     message = fail_tool('train.py', 'small.py', '--cfg-options', 'total_batch_size=6', cwd=home)
-    assert 'total_batch_size=6 is no multiple of 1 processes x batch size 4' in message
+    assert 'total_batch_size=6 is not a multiple of 1 processes x batch size 4' in message
     options = ['--cfg-options', 'custom_hooks.1.sparsity=1.5']
-    assert 'sparsity must lie in [0, 1), got 1.5' in fail_tool('train.py', 'small.py', *options, cwd=home)
+    assert 'sparsity must be in [0, 1), got 1.5' in fail_tool('train.py', 'small.py', *options, cwd=home)
     options = ['--cfg-options', 'train_dataloader.dataset.data_prefix=none']
     assert 'data folder data/digits/none does not exist' in fail_tool('train.py', 'small.py', *options, cwd=home)
 
@@ -222,7 +222,7 @@ def test_wrong_input(home, trained, fail_tool):
 
 
 def test_converting_and_resizing(home, trained, run_tool, fail_tool, tmp_path):
-    """The tools on files, and what they print."""
+    """The tools convert and resize files, and print reports."""
     from safetensors.torch import save_file
 
     weights = load(trained / 'epoch_3.pth')['state_dict']
@@ -246,7 +246,7 @@ def test_converting_and_resizing(home, trained, run_tool, fail_tool, tmp_path):
     message = fail_tool('convert_checkpoint.py', 'small.py', tmp_path / 'other.pth', tmp_path / 'no.pth', cwd=home)
     assert 'other.pth fits 0% of the backbone' in message
     message = fail_tool('resize_checkpoint.py', tmp_path / 'other.pth', tmp_path / 'no.pth', *sizes, cwd=home)
-    assert 'other.pth: no kernels of a PeLK' in message
+    assert 'other.pth has no kernels of a PeLK' in message
     message = fail_tool('resize_checkpoint.py', trained / 'epoch_3.pth', tmp_path / 'no.pth', *sizes[:-1], 12, cwd=home)
     assert 'kernel_size must be a positive odd integer, got 12' in message
     (tmp_path / 'cut.safetensors').write_bytes((tmp_path / 'plain.safetensors').read_bytes()[:500])

@@ -1,4 +1,4 @@
-"""The web page in a headless Chromium: upload, overlay, receptive field, and an error line for a text file called .jpg."""
+"""The web page in a headless Chromium: upload, overlay, receptive field, and the error for a text file named .jpg."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason='no Chromium on this ma
 
 @pytest.fixture
 def page_address(digit_scenes, tmp_path):
-    """Where tools/demo_app.py serves a small untrained model."""
+    """The address at which tools/demo_app.py serves a small untrained model."""
     config = CONFIGS / 'demo/upernet_pelk_atto_digits.py'
     save_untrained(config, tmp_path / 'model.pth')
     with socket.socket() as free:
@@ -47,8 +47,8 @@ def test_page(page_address, digit_scenes, tmp_path):
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = browser.new_page(viewport=dict(width=1280, height=800))
         page.set_default_timeout(60_000)
-        asked = []
-        page.on('request', lambda request: asked.append(request.url))
+        requested = []
+        page.on('request', lambda request: requested.append(request.url))
         page.goto(page_address)
         upload = page.locator('#upload input[type=file]')
         upload.wait_for(state='attached')
@@ -57,7 +57,7 @@ def test_page(page_address, digit_scenes, tmp_path):
         picture = page.locator('#image img')
         picture.wait_for()
         size = picture.evaluate('image => [image.naturalWidth, image.naturalHeight]')
-        assert size == [512, 512]  # 128 pixels, magnified
+        assert size == [512, 512]  # 128 pixels are magnified
         box = picture.bounding_box()
         picture.click(position=dict(x=0.25 * box['width'], y=0.5 * box['height']))
         page.locator('#field img').wait_for()
@@ -69,4 +69,4 @@ def test_page(page_address, digit_scenes, tmp_path):
         page.wait_for_function("document.querySelector('#line').innerText.startsWith('error: cannot read image text.jpg')")
         assert page.locator('#prediction img').count() == 0
         browser.close()
-    assert all(url.startswith((page_address, 'data:', 'blob:')) for url in asked)
+    assert all(url.startswith((page_address, 'data:', 'blob:')) for url in requested)

@@ -1,4 +1,4 @@
-"""Both tasks on two processes (torchrun, gloo, CPU): the same training, and the same metrics, as on one."""
+"""Training and testing on two processes (torchrun, gloo, CPU) give the same results as on one process."""
 
 import json
 import re
@@ -9,9 +9,9 @@ import pytest
 import torch
 from conftest import CONFIGS, ROOT, TOOLS, tool_env
 
-# Drop path is off in the demos. BatchNorm's statistics differ between one and two processes by design, so they are frozen, and
-# nothing is drawn at random: no augmentation, no dropout, and every box is sampled. One process sees, one after the other and with
-# gradients accumulated, what the two ranks see at once: rank 0 the images 0 and 2, rank 1 the images 1 and 3.
+# BatchNorm is frozen, because its statistics differ between one and two processes by design. Nothing is random: there is no
+# augmentation, no dropout, and no drop path, and every box is sampled. Rank 0 sees the images 0 and 2, and rank 1 the images 1 and 3.
+# One process sees the same images one after the other, and accumulates the gradients.
 COMMON = """
 _base_ = '{base}'
 train_dataloader = dict(
@@ -89,7 +89,7 @@ def test_two_processes_train_and_test_as_one(task, digit_scenes, tmp_path):
     losses, weights, metrics = {}, {}, {}
     for processes in (1, 2):
         config, work_dir = tmp_path / f'on{processes}.py', tmp_path / f'work{processes}'
-        passes = 2 // processes  # micro-batches for each step
+        passes = 2 // processes  # iterations per optimizer step
         config.write_text(
             COMMON.format(
                 base=CONFIGS / 'demo' / name,
@@ -102,7 +102,7 @@ def test_two_processes_train_and_test_as_one(task, digit_scenes, tmp_path):
         )
         launch('train.py', config, '--work-dir', work_dir, cwd=tmp_path, processes=processes)
         lines = [line for path in work_dir.glob('*/vis_data/scalars.json') for line in path.read_text().splitlines()]
-        losses[processes] = [json.loads(line)['loss'] for line in lines][::passes]  # of the images that rank 0 sees
+        losses[processes] = [json.loads(line)['loss'] for line in lines][::passes]  # the losses of rank 0's images
         weights[processes] = torch.load(work_dir / f'iter_{STEPS * passes}.pth', weights_only=True)['state_dict']
         output = launch(
             'test.py', config, tmp_path / f'work1/iter_{2 * STEPS}.pth', '--work-dir', 'tested', cwd=tmp_path, processes=processes

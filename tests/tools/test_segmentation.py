@@ -1,7 +1,8 @@
-"""The main job through the command line: train, kill, resume, test and draw, and what wrong input gets."""
+"""Segmentation through the command line: train, resume, test, and draw, and the errors for invalid input."""
 
 import json
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import CONFIGS, TOOLS, tool_env
+from conftest import CONFIGS, ROOT, TOOLS, tool_env
 from mmengine.config import Config
 
 DEMO = CONFIGS / 'demo/upernet_pelk_atto_digits.py'
@@ -19,7 +20,7 @@ ADE = CONFIGS / 'upernet_pelk_t_ade20k.py'
 
 @pytest.fixture(scope='module')
 def small_demo(tmp_path_factory):
-    """The demo config with a model of seconds."""
+    """The demo config with a model that trains in seconds."""
     path = tmp_path_factory.mktemp('config') / 'small.py'
     path.write_text(
         f"_base_ = '{DEMO}'\n"
@@ -35,7 +36,7 @@ def small_demo(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def trained(small_demo, digit_scenes):
-    """A work dir of the small demo, after its 4 iterations."""
+    """The work dir of the small demo after its 4 iterations."""
     work_dir = digit_scenes / 'work'
     command = [sys.executable, str(TOOLS / 'train.py'), str(small_demo), '--work-dir', str(work_dir)]
     subprocess.run(command, cwd=digit_scenes, env=tool_env(), check=True, capture_output=True)
@@ -44,14 +45,16 @@ def trained(small_demo, digit_scenes):
 
 @pytest.fixture(scope='module')
 def ade20k(tmp_path_factory):
-    """A folder with data/ade/ADEChallengeData2016: 150 classes, label 0 ignored, images of several sizes."""
+    """A folder with data/ade/ADEChallengeData2016, with 150 classes and images of several sizes. Label 0 is ignored."""
     home = tmp_path_factory.mktemp('ade')
     rng = np.random.default_rng(0)
     for split, count in (('training', 4), ('validation', 2)):
         for kind in ('images', 'annotations'):
             (home / 'data/ade/ADEChallengeData2016' / kind / split).mkdir(parents=True)
         for index in range(count):
-            height, width = rng.integers(150, 260, size=2) if split == 'training' else (160, 160)  # 160: one window
+            height, width = (
+                rng.integers(150, 260, size=2) if split == 'training' else (160, 160)
+            )  # 160 pixels fit into one window
             blocks = rng.integers(0, 151, size=(4, 4)).astype(np.uint8)
             labels = cv2.resize(blocks, (int(width), int(height)), interpolation=cv2.INTER_NEAREST)
             image = np.stack([labels, 255 - labels, labels // 2], -1)
@@ -66,10 +69,10 @@ def miou(output):
 
 
 def test_ade20k_config_trains_and_tests(ade20k, run_tool):
-    """The unchanged PeLK-T config at 512x512, for one iteration."""
+    """The PeLK-T config at 512x512, unchanged except for one iteration."""
     options = ['--work-dir', 'work', '--cfg-options', 'train_cfg.max_iters=1', 'default_hooks.logger.interval=1']
     output = run_tool('train.py', ADE, *options, cwd=ade20k)
-    assert 'no GPU here: the config asks for AMP, training runs in float32' in output
+    assert 'There is no GPU. The config asks for AMP, but training runs in float32.' in output
     assert miou(run_tool('test.py', ADE, 'work/iter_1.pth', '--work-dir', 'tested', cwd=ade20k)) == miou(output)
     shutil.rmtree(ade20k / 'work')
 
@@ -120,7 +123,7 @@ def test_pretrained_backbone_and_tta(small_demo, digit_scenes, trained, run_tool
     output = run_tool('train.py', small_demo, *arguments, cwd=digit_scenes)
     assert 'LR is set based on batch size of 8' in output
     after = torch.load(digit_scenes / 'finetuned/iter_1.pth', weights_only=True)['state_dict']
-    torch.testing.assert_close(after[name], checkpoint['state_dict'][name], atol=1e-2, rtol=0)  # one warm-up step away
+    torch.testing.assert_close(after[name], checkpoint['state_dict'][name], atol=1e-2, rtol=0)  # after one warm-up step
 
     # The six scales and two flips of the ADE20K configs.
     tta = digit_scenes / 'tta.py'
@@ -130,7 +133,7 @@ def test_pretrained_backbone_and_tta(small_demo, digit_scenes, trained, run_tool
 
 
 def test_ema(small_demo, digit_scenes, run_tool):
-    """mmengine's EMA: the averaged weights are validated, saved as the checkpoint's state_dict, tested and resumed from."""
+    """mmengine's EMA validates, tests, and resumes the averaged weights, and saves them as the checkpoint's state_dict."""
     config = digit_scenes / 'ema.py'
     config.write_text(f"_base_ = '{small_demo}'\ncustom_hooks = [dict(type='EMAHook', momentum=0.2, update_buffers=True)]\n")
     output = run_tool('train.py', config, '--work-dir', 'ema', '--cfg-options', 'train_cfg.max_iters=2', cwd=digit_scenes)
@@ -145,8 +148,8 @@ def test_ema(small_demo, digit_scenes, run_tool):
 
 
 @pytest.fixture
-def spoilt(digit_scenes, tmp_path):
-    """A copy of the data that a test may spoil."""
+def damaged(digit_scenes, tmp_path):
+    """A copy of the data that a test may damage."""
     shutil.copytree(digit_scenes / 'data', tmp_path / 'data')
     return tmp_path
 
@@ -172,44 +175,46 @@ def test_checkpoint_of_another_model(fail_tool, digit_scenes, trained, small_dem
             [DEMO, trained / 'iter_4.pth', digit_scenes / 'data/digit_scenes/images/validation/validation_0000.jpg'],
         ),
     ):
-        assert 'iter_4.pth is of another model' in fail_tool(tool, *arguments, cwd=digit_scenes)
+        assert 'iter_4.pth belongs to another model' in fail_tool(tool, *arguments, cwd=digit_scenes)
 
 
 def test_truncated_checkpoint(fail_tool, digit_scenes, trained, small_demo, tmp_path):
     (tmp_path / 'half.pth').write_bytes((trained / 'iter_4.pth').read_bytes()[:5000])
-    assert 'half.pth is truncated or no checkpoint' in fail_tool('test.py', small_demo, tmp_path / 'half.pth', cwd=digit_scenes)
+    assert 'half.pth is truncated or not a checkpoint' in fail_tool(
+        'test.py', small_demo, tmp_path / 'half.pth', cwd=digit_scenes
+    )
 
 
 @pytest.mark.parametrize('workers', [0, 2])
-def test_truncated_image(fail_tool, spoilt, small_demo, workers):
-    for path in (spoilt / 'data/digit_scenes/images/training').iterdir():
+def test_truncated_image(fail_tool, damaged, small_demo, workers):
+    for path in (damaged / 'data/digit_scenes/images/training').iterdir():
         path.write_bytes(path.read_bytes()[:1500])
     options = ['--cfg-options', f'train_dataloader.num_workers={workers}', f'train_dataloader.persistent_workers={workers > 0}']
-    message = fail_tool('train.py', small_demo, *options, cwd=spoilt)
+    message = fail_tool('train.py', small_demo, *options, cwd=damaged)
     assert re.search(r'cannot read data/digit_scenes/images/training/training_\d+.jpg: image file is truncated', message)
 
 
-def test_truncated_label_map_and_missing_label_map(fail_tool, spoilt, small_demo, trained):
-    path = spoilt / 'data/digit_scenes/annotations/validation/validation_0001.png'
+def test_truncated_label_map_and_missing_label_map(fail_tool, damaged, small_demo, trained):
+    path = damaged / 'data/digit_scenes/annotations/validation/validation_0001.png'
     path.write_bytes(path.read_bytes()[:200])
-    assert f'cannot read {path.relative_to(spoilt)}' in fail_tool('test.py', small_demo, trained / 'iter_4.pth', cwd=spoilt)
+    assert f'cannot read {path.relative_to(damaged)}' in fail_tool('test.py', small_demo, trained / 'iter_4.pth', cwd=damaged)
     path.unlink()
-    assert f'cannot read {path.relative_to(spoilt)}' in fail_tool('test.py', small_demo, trained / 'iter_4.pth', cwd=spoilt)
+    assert f'cannot read {path.relative_to(damaged)}' in fail_tool('test.py', small_demo, trained / 'iter_4.pth', cwd=damaged)
 
 
-def test_label_above_the_classes(fail_tool, spoilt, small_demo, trained):
-    path = spoilt / 'data/digit_scenes/annotations/validation/validation_0002.png'
+def test_label_above_the_classes(fail_tool, damaged, small_demo, trained):
+    path = damaged / 'data/digit_scenes/annotations/validation/validation_0002.png'
     cv2.imwrite(str(path), np.full((128, 128), 200, np.uint8))
-    message = fail_tool('test.py', small_demo, trained / 'iter_4.pth', cwd=spoilt)
-    assert f'{path.relative_to(spoilt)} holds label 199, but there are 12 classes' in message
+    message = fail_tool('test.py', small_demo, trained / 'iter_4.pth', cwd=damaged)
+    assert f'{path.relative_to(damaged)} contains label 199, but there are 12 classes' in message
     cv2.imwrite(str(path), np.full((64, 128), 1, np.uint8))
-    assert 'they must be of one size' in fail_tool('test.py', small_demo, trained / 'iter_4.pth', cwd=spoilt)
+    assert 'the sizes must be equal' in fail_tool('test.py', small_demo, trained / 'iter_4.pth', cwd=damaged)
 
 
-def test_empty_data_folder(fail_tool, spoilt, small_demo):
-    shutil.rmtree(spoilt / 'data/digit_scenes/images/training')
-    (spoilt / 'data/digit_scenes/images/training').mkdir()
-    assert 'images/training is empty' in fail_tool('train.py', small_demo, cwd=spoilt)
+def test_empty_data_folder(fail_tool, damaged, small_demo):
+    shutil.rmtree(damaged / 'data/digit_scenes/images/training')
+    (damaged / 'data/digit_scenes/images/training').mkdir()
+    assert 'images/training is empty' in fail_tool('train.py', small_demo, cwd=damaged)
 
 
 @pytest.mark.parametrize(
@@ -223,6 +228,49 @@ def test_empty_data_folder(fail_tool, spoilt, small_demo):
 )
 def test_wrong_settings(fail_tool, digit_scenes, small_demo, options, message):
     assert re.search(message, fail_tool('train.py', small_demo, '--work-dir', 'w', '--cfg-options', *options, cwd=digit_scenes))
+
+
+BUGGY = """
+from mmengine.registry import MODELS
+from mmpelk.models import PeLK
+
+@MODELS.register_module()
+class BuggyConvNeXt(PeLK):
+    def forward(self, x):
+        return {}['features']
+"""
+
+
+def test_errors_in_the_code_of_a_model_keep_their_traceback(digit_scenes, small_demo, tmp_path):
+    (tmp_path / 'buggy.py').write_text(BUGGY)
+    (tmp_path / 'data').symlink_to(digit_scenes / 'data')
+    (tmp_path / 'bug.py').write_text(
+        f"_base_ = '{small_demo}'\n"
+        "custom_imports = dict(imports=['mmpelk', 'mmpelk.datasets.digit_scenes_dataset', 'buggy'])\n"
+        "model = dict(backbone=dict(type='BuggyConvNeXt'))\n"
+        'train_dataloader = dict(num_workers=0, persistent_workers=False)\n'
+    )
+    command = [sys.executable, str(TOOLS / 'train.py'), 'bug.py', '--work-dir', 'w']
+    env = {**tool_env(), 'PYTHONPATH': f'{ROOT}:{tmp_path}'}
+    result = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert result.returncode == 1 and 'Traceback (most recent call last)' in result.stderr
+    assert 'buggy.py", line 8, in forward' in result.stderr and "KeyError: 'features'" in result.stderr
+    assert '\nerror: ' not in result.stderr
+
+
+@pytest.mark.parametrize('value', [None, '1'])
+def test_traceback_on_request(digit_scenes, small_demo, value, monkeypatch, capfd):
+    if value:
+        monkeypatch.setenv('MMPELK_TRACEBACK', value)
+    monkeypatch.chdir(digit_scenes)
+    monkeypatch.setattr(sys, 'argv', ['train.py', str(small_demo), '--work-dir', 'w', '--cfg-options', 'model.backbone.nope=1'])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(TOOLS / 'train.py'), run_name='__main__')
+    printed = capfd.readouterr().err
+    assert stop.value.code == 1
+    assert re.search(r"error: .*unexpected keyword argument 'nope' \(MMPELK_TRACEBACK=1 shows where\)$", printed.strip())
+    assert ('Traceback (most recent call last)' in printed) == (value == '1')
+    assert ('build_functions.py' in printed) == (value == '1')
 
 
 def test_a_backend_that_cannot_run_here(fail_tool, digit_scenes, small_demo, monkeypatch):
@@ -239,7 +287,7 @@ def test_a_backend_that_cannot_run_here(fail_tool, digit_scenes, small_demo, mon
     assert "backend 'fft' cannot run on cpu with torch.float32: no FFT in this build; available: " in message
 
 
-def test_an_image_too_small(fail_tool, digit_scenes, small_demo, trained, tmp_path):
+def test_an_image_that_is_too_small(fail_tool, digit_scenes, small_demo, trained, tmp_path):
     cv2.imwrite(str(tmp_path / 'tiny.png'), np.zeros((20, 40, 3), np.uint8))
     message = fail_tool('image_demo.py', small_demo, trained / 'iter_4.pth', tmp_path / 'tiny.png', cwd=digit_scenes)
     assert 'at least 32x32, got 20x40' in message
@@ -252,5 +300,5 @@ def test_wrong_options(fail_tool, digit_scenes, small_demo, trained, tmp_path):
         assert '--amp needs a GPU' in fail_tool('train.py', small_demo, '--amp', cwd=digit_scenes)
     message = fail_tool('test.py', small_demo, trained / 'iter_4.pth', '--tta', cwd=digit_scenes)
     assert '--tta needs tta_pipeline' in message
-    assert 'holds no training log' in fail_tool('plot_training.py', tmp_path, cwd=digit_scenes)
-    assert 'size must lie between 64 and 256 pixels, got 8' in fail_tool('make_digit_scenes.py', 'x', '--size', '8', cwd=tmp_path)
+    assert 'has no training log' in fail_tool('plot_training.py', tmp_path, cwd=digit_scenes)
+    assert 'size must be between 64 and 256 pixels, got 8' in fail_tool('make_digit_scenes.py', 'x', '--size', '8', cwd=tmp_path)
