@@ -12,7 +12,7 @@ def test_opcheck(layout, backend):
     x = torch.randn(2, 3, 5, 6).contiguous(memory_format=layout).requires_grad_()
     w, bias = torch.randn(3, 1, 7, 7, requires_grad=True), torch.randn(3, requires_grad=True)
     cells = SharingGrid.from_half([2, 2, 1, 1]).cells
-    torch.library.opcheck(torch.ops.mmpelk.depthwise_conv2d.default, (x, w, bias, cells, cells, backend))
+    torch.library.opcheck(torch.ops.mmpelk.depthwise_conv2d.default, (x, w, bias, cells, cells, 0, backend))
 
 
 @pytest.mark.parametrize('backend', available_backends())

@@ -66,33 +66,29 @@ def cost(input: Tensor, rows: Sequence[int], columns: Sequence[int], backward: b
     return 60 + 2.8e-5 * positions * (taps + 20) if backward else 25 + 1.2e-5 * positions * (taps + 60)
 
 
-def forward(input: Tensor, weight: Tensor, bias: Tensor | None, rows: Sequence[int], columns: Sequence[int]) -> Tensor:
-    """Compute the depthwise 'same' correlation. The result has the type and memory format of the input."""
-    x, output = _readable(input), _like(input)
+def forward(
+    input: Tensor, weight: Tensor, bias: Tensor | None, rows: Sequence[int], columns: Sequence[int], out: Tensor | None = None
+) -> Tensor:
+    """Compute the depthwise 'same' correlation. Without ``out``, the result has the type and memory format of the input."""
+    direct = out is not None and out.dtype == torch.float32
+    x, output = _readable(input), out if direct else _like(input)
     bias = None if bias is None else bias.float().contiguous()
     _run_forward(x, weight, bias, output, rows, columns, False)
-    return output.to(input.dtype)
+    if out is None:
+        return output.to(input.dtype)
+    return out if direct else out.copy_(output)
 
 
-def backward(
-    grad: Tensor, input: Tensor, weight: Tensor, rows: Sequence[int], columns: Sequence[int], needs: tuple[bool, bool]
-) -> tuple[Tensor | None, Tensor | None]:
-    """Compute the gradients of input and weight. The input's gradient is a convolution with the kernel rotated by 180 degrees."""
-    up, grad_input, grad_weight = _readable(grad), None, None
-    if needs[0]:
-        grad_input = _like(input)
-        _run_forward(up, weight, None, grad_input, rows, columns, True)
-        grad_input = grad_input.to(input.dtype)
-    if needs[1]:
-        x = _readable(input)
-        grad_weight = torch.empty(weight.shape)
-        status = _library().mmpelk_weight_grad(
-            _instruction_set().encode(), torch.get_num_threads(), _ints(x.shape), x.data_ptr(), _strides(x), up.data_ptr(),
-            _strides(up), grad_weight.data_ptr(), _ints(rows), len(rows), _ints(columns), len(columns),
-        )  # fmt: skip
-        _check(status)
-        grad_weight = grad_weight.to(weight.dtype)
-    return grad_input, grad_weight
+def weight_grad(grad: Tensor, input: Tensor, rows: Sequence[int], columns: Sequence[int]) -> Tensor:
+    """Compute the gradient of the weight."""
+    up, x = _readable(grad), _readable(input)
+    grad_weight = torch.empty(input.shape[1], 1, len(rows), len(columns))
+    status = _library().mmpelk_weight_grad(
+        _instruction_set().encode(), torch.get_num_threads(), _ints(x.shape), x.data_ptr(), _strides(x), up.data_ptr(),
+        _strides(up), grad_weight.data_ptr(), _ints(rows), len(rows), _ints(columns), len(columns),
+    )  # fmt: skip
+    _check(status)
+    return grad_weight.to(input.dtype)
 
 
 def _run_forward(
