@@ -97,7 +97,7 @@ def _correlate(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Sequence[in
     tops, sizes = _starts_and_sizes(tuple(rows), x.device, -(sum(rows) // 2))
     # The kernel averages over the rows of a cell, so the weight is multiplied by their number.
     taps = (expand(weight, (1,) * len(rows), columns) * sizes[:, None]).to(x.dtype).contiguous()
-    bias = x if bias is None else bias.float().contiguous()
+    bias = x if bias is None else bias.float().contiguous()  # without a bias, any pointer: HAS_BIAS is False and nothing reads it
     width, sources = _block_columns(w, x.dtype)
 
     def grid(block: dict) -> tuple[int]:
