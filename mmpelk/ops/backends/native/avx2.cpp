@@ -1,6 +1,6 @@
 // AVX2 with FMA. Everything below the pragma is compiled for this instruction set.
-#if defined(__x86_64__)
 #include "standard_headers.h"
+#if defined(__x86_64__)
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
 #else
