@@ -39,7 +39,9 @@ inline void add_taps(const Vec* row, const Vec* taps, Vec* tile) {
 // Add the taps [first_tap, tap_end) of some rows of cells to the outputs of a tile, whose first column is `column`.
 template <int Width>
 void add_to_tile(const TapRow* rows, int row_count, int column, const int* offsets, int first_tap, int tap_end, Vec* outputs) {
+    // Without the pragmas, GCC copies arrays in memory with `rep movs`, which takes longer than the taps of a small map.
     Vec tile[Width];
+#pragma GCC unroll 32
     for (int i = 0; i < Width; i++) tile[i] = outputs[i];
     for (int r = 0; r < row_count; r++) {
         for (int t = first_tap; t < tap_end;) {
@@ -61,6 +63,7 @@ void add_to_tile(const TapRow* rows, int row_count, int column, const int* offse
             }
         }
     }
+#pragma GCC unroll 32
     for (int i = 0; i < Width; i++) outputs[i] = tile[i];
 }
 
