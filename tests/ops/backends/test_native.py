@@ -247,7 +247,9 @@ def test_invalid_cells(cells):
     for rows, columns in ((cells, CELLS), (CELLS, cells)):
         if cells == (29,) and columns == cells:
             continue  # 45 columns are enough for it
-        with pytest.raises(ValueError, match=r'symmetric cells of an odd sum of at most 2 H - 1 and 2 W - 1, got the shape \(2, 19'):
+        with pytest.raises(
+            ValueError, match=r'symmetric cells of an odd sum of at most 2 H - 1 and 2 W - 1, got the shape \(2, 19'
+        ):
             native.forward(x, w, None, rows, columns)
         with pytest.raises(ValueError, match='got the shape'):
             native.weight_grad(x, x, rows, columns)
@@ -347,7 +349,9 @@ def test_libraries_that_cannot_be_loaded(folder):
 def test_a_library_of_another_version(folder, monkeypatch):
     shutil.copy(LIBRARY, folder)
     monkeypatch.setattr(native, 'INTERFACE_VERSION', 99)
-    check_unusable(f'{LIBRARY.name}: its interface has version {ctypes.CDLL(str(LIBRARY)).mmpelk_version()}, but this mmpelk needs 99')
+    check_unusable(
+        f'{LIBRARY.name}: its interface has version {ctypes.CDLL(str(LIBRARY)).mmpelk_version()}, but this mmpelk needs 99'
+    )
 
 
 def test_a_library_without_a_version(folder):

@@ -1,7 +1,7 @@
 """The structured evaluation in C++, on CPUs: the cost of a peripheral kernel is close to that of a k' x k' kernel.
 
-The C++ sources are beside this file. The library is optional: pip builds it if it finds a C++ compiler. It has a C interface and is
-built without torch, so one build works with every version of torch and Python. It computes in float32.
+The C++ sources are beside this file. The library is optional: pip builds it if it finds a C++ compiler. It has a C interface and
+is built without torch, so one build works with every version of torch and Python. It computes in float32.
 """
 
 from __future__ import annotations
@@ -78,7 +78,8 @@ def forward(
     """Compute the depthwise 'same' correlation.
 
     Args:
-        out: Where to write the result, with any strides, such as a slice of the channels of a larger map. It must not overlap the input.
+        out: Where to write the result, with any strides, such as a slice of the channels of a larger map. It must not overlap
+            the input.
 
     Returns:
         ``out``, or a tensor with the type and memory format of the input.
@@ -88,9 +89,9 @@ def forward(
     direct = out is not None and out.dtype == torch.float32
     output = out if direct else torch.empty_like(x, memory_format=memory_format(input))
     status = _library().mmpelk_forward(
-        _instruction_set().encode(), torch.get_num_threads(), _int64s(x.shape), x.data_ptr(), _int64s(x.stride()), weight.data_ptr(),
-        None if bias is None else bias.data_ptr(), output.data_ptr(), _int64s(output.stride()), _int64s(rows), len(rows),
-        _int64s(columns), len(columns),
+        _instruction_set().encode(), torch.get_num_threads(), _int64s(x.shape), x.data_ptr(), _int64s(x.stride()),
+        weight.data_ptr(), None if bias is None else bias.data_ptr(), output.data_ptr(), _int64s(output.stride()),
+        _int64s(rows), len(rows), _int64s(columns), len(columns),
     )  # fmt: skip
     _check(status, x, rows, columns)
     if out is None:
@@ -99,7 +100,7 @@ def forward(
 
 
 def weight_grad(grad: Tensor, input: Tensor, rows: Sequence[int], columns: Sequence[int]) -> Tensor:
-    """Compute the gradient of the weight, (C, 1, len(rows), len(columns)) of the input's type, from the gradient of the output."""
+    """Compute the gradient of the weight, (C, 1, len(rows), len(columns)), from that of the output. It has the input's type."""
     x, up = input.float(), grad.float()
     result = torch.empty(x.shape[1], 1, len(rows), len(columns))
     status = _library().mmpelk_weight_grad(
@@ -147,11 +148,11 @@ def _open(path: Path) -> ctypes.CDLL:
 
 
 def _truncated(path: Path) -> bool:
-    """Return whether an ELF file ends before its section headers, which are at its end. Loading such a file can kill the process."""
+    """Return whether an ELF file ends before its section headers. Loading such a file could kill the process (SIGBUS)."""
     with path.open('rb') as file:
         header = file.read(64)
     if len(header) < 64 or header[:5] != b'\x7fELF\x02':
-        return False  # the loader reports such files as errors
+        return False  # the loader reports an error for these, if it is one
     order = 'big' if header[5] == 2 else 'little'
     start, size, count = (int.from_bytes(header[part], order) for part in (slice(40, 48), slice(58, 60), slice(60, 62)))
     return path.stat().st_size < start + size * count

@@ -9,9 +9,9 @@
 #define MMPELK_NAMESPACE avx2
 #define MMPELK_AVX2
 #define MMPELK_LANES 8
-#define MMPELK_TILE_WIDTH 12  // with a weight and a loaded vector, these fill the 16 registers
+#define MMPELK_TILE_WIDTH 12  // with a weight and a loaded vector, these fit into the 16 registers; 14 was not faster
 #define MMPELK_SHARE_LOADS 0  // the weights of several taps would not fit into the registers
-#define MMPELK_GRAD_TAPS 6    // with as many pointers, these fill the 16 general registers
+#define MMPELK_GRAD_TAPS 6    // each tap also takes a pointer, of which more would not fit into the general registers
 #include "kernel.h"
 #if defined(__clang__)
 #pragma clang attribute pop

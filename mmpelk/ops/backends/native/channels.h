@@ -11,7 +11,7 @@ constexpr int kMeanRows = 8;
 
 inline int channel_count(const Plan& plan, const Task& task) { return std::min(kLanes, plan.channels - task.first_channel); }
 
-// Rows that are shorter than a register are not transposed one by one, but together with the whole map, which is then kept as a plane.
+// Rows that are shorter than a register are transposed together with the whole map, which is then kept as a plane.
 template <class Float>
 bool uses_plane(const Plan& plan, const TensorView<Float>& view) {
     return plan.width < kLanes && view.channel_stride != 1 && view.row_stride == plan.width && view.column_stride == 1;
@@ -29,7 +29,10 @@ class ChannelReader {
   public:
     // `plane` is memory for plane_size(plan) vectors.
     ChannelReader(const Plan& plan, const Task& task, int image, const Input& input, Vec* plane)
-        : data_(channel_data(input, image, task)), view_(input), count_(channel_count(plan, task)), width_(plan.width),
+        : data_(channel_data(input, image, task)),
+          view_(input),
+          count_(channel_count(plan, task)),
+          width_(plan.width),
           plane_(uses_plane(plan, input) ? plane : nullptr) {
         if (plane_) gather(data_, view_.channel_stride, 1, count_, plane_size(plan), plane_);
     }
@@ -72,7 +75,10 @@ class ChannelWriter {
   public:
     // `plane` is memory for plane_size(plan) vectors.
     ChannelWriter(const Plan& plan, const Task& task, int image, const Output& output, Vec* plane)
-        : data_(channel_data(output, image, task)), view_(output), count_(channel_count(plan, task)), width_(plan.width),
+        : data_(channel_data(output, image, task)),
+          view_(output),
+          count_(channel_count(plan, task)),
+          width_(plan.width),
           plane_(uses_plane(plan, output) ? plane : nullptr) {}
 
     void write(int row, int column, int length, const Vec* from) const {

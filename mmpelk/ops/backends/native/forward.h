@@ -1,7 +1,7 @@
 // The forward pass for one instruction set.
 //
-// The lanes of a register are channels. Along y, each row of cells reads one row: the sum of the map's rows that it covers. Along x, a row
-// of cells with weights w_0 .. w_n and borders e_0 .. e_n+1 is, by summation by parts,
+// The lanes of a register are channels. Along y, each row of cells reads one row: the sum of the map's rows that it covers. Along
+// x, a row of cells with weights w_0 .. w_n and borders e_0 .. e_n+1 is, by summation by parts,
 //     sum_b w_b (P[e_b+1] - P[e_b]) = sum_i (w_i-1 - w_i) P[e_i]
 // with P the prefix sums of that row: n + 2 taps, whatever the widths of the cells.
 #pragma once
@@ -15,12 +15,12 @@ constexpr int kTileWidth = MMPELK_TILE_WIDTH;
 
 // A row of cells on the current row of the output.
 struct TapRow {
-    const Vec* sums;   // what the taps are multiplied by, see RowSums
+    const Vec* sums;  // what the taps are multiplied by, see RowSums
     const Vec* taps;
     const Vec* tails;  // [i]: the sum of the taps from i on
 };
 
-// Add `Taps` taps that lie `Distance` apart to a tile. Their weights stay in registers, and each vector of the row is loaded only once.
+// Add `Taps` taps that lie `Distance` apart to a tile. Their weights stay in registers, and each vector of the row is loaded once.
 template <int Width, int Taps, int Distance>
 inline void add_taps(const Vec* row, const Vec* taps, Vec* tile) {
     Vec w[Taps];
@@ -48,10 +48,12 @@ void add_to_tile(const TapRow* rows, int row_count, int column, const int* offse
             const Vec* row = rows[r].sums + column + offsets[t];
             const Vec* taps = rows[r].taps + t;
             // Whether the tap that lies `steps` further on exists and has this distance.
-            const auto next = [&](int steps, int distance) { return t + steps < tap_end && offsets[t + steps] - offsets[t] == distance; };
-            // Around the center, the cells of PeLK's grids are 1 wide: 8 adjacent taps are those of a center of 7 cells or a part of a
-            // full kernel, and 6 those of a center of 5 cells. Cells that are 4 wide make a pair of taps 4 apart; wider cells do not
-            // overlap enough within a tile.
+            const auto next = [&](int steps, int distance) {
+                return t + steps < tap_end && offsets[t + steps] - offsets[t] == distance;
+            };
+            // Around the center, the cells of PeLK's grids are 1 wide: 8 adjacent taps are those of a center of 7 cells or a part
+            // of a full kernel, and 6 those of a center of 5 cells. Cells that are 4 wide make a pair of taps 4 apart; wider
+            // cells do not overlap enough within a tile.
             if (MMPELK_SHARE_LOADS && next(7, 7)) {
                 add_taps<Width, 8, 1>(row, taps, tile), t += 8;
             } else if (MMPELK_SHARE_LOADS && next(5, 5)) {
@@ -81,7 +83,8 @@ inline int divide_up(int total, int part) { return (total + part - 1) / part; }
 // A part of an output row, and the taps that differ within it.
 struct Tile {
     int first_column, width;  // relative to the task's first column
-    int first_tap, tap_end;   // taps before these read zeros; taps after them read the total of the row, or zeros without prefix sums
+    // Taps before these read zeros. Taps after them read the total of the row, or zeros without prefix sums.
+    int first_tap, tap_end;
 };
 
 inline int tile_count(const Task& task) { return divide_up(task.column_end - task.first_column, kTileWidth); }
@@ -95,7 +98,8 @@ inline void make_tiles(const Plan& plan, const Task& task, int column, int entri
         tile.width = (columns - first) / (count - i);
         tile.first_tap = 0, tile.tap_end = plan.taps;
         const int left = column + first, right = left + tile.width - 1;
-        while (tile.first_tap < tile.tap_end && right + plan.tap_offsets[tile.first_tap] < (plan.use_prefix_sums ? 1 : 0)) tile.first_tap++;
+        while (tile.first_tap < tile.tap_end && right + plan.tap_offsets[tile.first_tap] < (plan.use_prefix_sums ? 1 : 0))
+            tile.first_tap++;
         while (tile.tap_end > tile.first_tap && left + plan.tap_offsets[tile.tap_end - 1] >= entries) tile.tap_end--;
         first += tile.width;
     }
@@ -109,7 +113,8 @@ struct TaskWeight {
 
     static int64_t bytes(const Plan& plan) {
         const int64_t rows = plan.cell_rows;
-        return scratch_bytes<Vec>(rows * plan.cell_columns) + scratch_bytes<Vec>(rows * plan.taps) + scratch_bytes<Vec>(rows * (plan.taps + 1));
+        return scratch_bytes<Vec>(rows * plan.cell_columns) + scratch_bytes<Vec>(rows * plan.taps) +
+               scratch_bytes<Vec>(rows * (plan.taps + 1));
     }
 
     TaskWeight(const Plan& plan, const Task& task, const float* weight, Arena& arena) {
@@ -139,13 +144,13 @@ struct TaskWeight {
 inline int tile_padding(const Task& task) { return divide_up(task.column_end - task.first_column, tile_count(task)); }
 
 int64_t forward_scratch_bytes(const Plan& plan, const Task& task) {
-    return 2 * scratch_bytes<Vec>(plane_size(plan)) + RowSums::bytes(plan, task, tile_padding(task)) + OnesConvolution::bytes(plan, task) +
-           TaskWeight::bytes(plan) + scratch_bytes<Tile>(tile_count(task)) + scratch_bytes<TapRow>(plan.cell_rows) +
-           scratch_bytes<Vec>(task.column_end - task.first_column);
+    return 2 * scratch_bytes<Vec>(plane_size(plan)) + RowSums::bytes(plan, task, tile_padding(task)) +
+           OnesConvolution::bytes(plan, task) + TaskWeight::bytes(plan) + scratch_bytes<Tile>(tile_count(task)) +
+           scratch_bytes<TapRow>(plan.cell_rows) + scratch_bytes<Vec>(task.column_end - task.first_column);
 }
 
-void forward(const Plan& plan, const Task& task, const Input& input, const float* weight_data, const float* bias_data, const Output& output,
-             const Scratch& scratch) {
+void forward(const Plan& plan, const Task& task, const Input& input, const float* weight_data, const float* bias_data,
+             const Output& output, const Scratch& scratch) {
     const AddToTile* add_taps_to = tile_functions(std::make_integer_sequence<int, kTileWidth>());
     const int columns = task.column_end - task.first_column;
     Arena arena(scratch);
@@ -177,17 +182,20 @@ void forward(const Plan& plan, const Task& task, const Input& input, const float
             int tap_row_count = 0;
             for (int a = 0; a < plan.cell_rows; a++)
                 if (sums.inside(a, row))
-                    tap_rows[tap_row_count++] = {sums(a, row), weight.taps + (int64_t)a * plan.taps, weight.tails + (int64_t)a * (plan.taps + 1)};
+                    tap_rows[tap_row_count++] = {sums(a, row), weight.taps + (int64_t)a * plan.taps,
+                                                 weight.tails + (int64_t)a * (plan.taps + 1)};
             for (int i = 0; i < tile_count(task); i++) {
                 const Tile& tile = tiles[i];
                 Vec* outputs = out + tile.first_column;
                 if (plan.use_prefix_sums && tile.tap_end < plan.taps) {
                     Vec sum = {};
-                    for (int r = 0; r < tap_row_count; r++) sum += tap_rows[r].tails[tile.tap_end] * tap_rows[r].sums[sums.length()];
+                    for (int r = 0; r < tap_row_count; r++)
+                        sum += tap_rows[r].tails[tile.tap_end] * tap_rows[r].sums[sums.length()];
                     for (int j = 0; j < tile.width; j++) outputs[j] += sum;
                 }
                 const int column = task.first_column - sums.first_column() + tile.first_column;
-                add_taps_to[tile.width - 1](tap_rows, tap_row_count, column, plan.tap_offsets, tile.first_tap, tile.tap_end, outputs);
+                add_taps_to[tile.width - 1](tap_rows, tap_row_count, column, plan.tap_offsets, tile.first_tap, tile.tap_end,
+                                            outputs);
             }
             writer.write(row, task.first_column, columns, out);
         }

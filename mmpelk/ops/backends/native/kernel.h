@@ -1,13 +1,13 @@
-// The functions of one instruction set. Each instruction set's file includes this once, with its own constants:
+// The functions of one instruction set. The file of each instruction set includes this once, after it has defined:
 //
 // MMPELK_NAMESPACE    Its namespace, and its name in the C interface.
 // MMPELK_LANES        Floats in a register. One lane is one channel.
-// MMPELK_TILE_WIDTH   Outputs whose sums stay in registers while all taps are added. A wider tile loads each tap less often; one that does
-//                     not fit into the registers spills.
-// MMPELK_SHARE_LOADS  1 if the weights of several taps fit into registers beside a tile, so that equally spaced taps can share loads.
+// MMPELK_TILE_WIDTH   Outputs whose sums stay in registers while all taps are added. A tap is loaded once for each tile, so wider
+//                     tiles load less, until they no longer fit into the registers.
+// MMPELK_SHARE_LOADS  1 if the weights of several taps fit into registers beside a tile, so that equally spaced taps share loads.
 // MMPELK_GRAD_TAPS    Taps whose gradients stay in registers along a row.
 //
-// To retune, change a number here or in planner.cpp, rebuild, and compare with the previous library:
+// To retune, change one of these numbers, or one in planner.cpp, rebuild, and compare with the previous library:
 //     cp mmpelk/ops/backends/native/_native.*.so /tmp/before.so
 //     python setup.py build_ext --inplace
 //     python tests/ops/backends/native/compare.py /tmp/before.so mmpelk/ops/backends/native/_native.*.so

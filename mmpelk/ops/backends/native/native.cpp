@@ -37,8 +37,8 @@ TensorView<Float> view(Float* data, const int64_t* strides) {
     return {data, strides[0], strides[1], strides[2], strides[3]};
 }
 
-void compute_forward(const InstructionSet& set, const Plan& plan, int threads, const Input& x, const float* weight, const float* bias,
-                     const Output& y) {
+void compute_forward(const InstructionSet& set, const Plan& plan, int threads, const Input& x, const float* weight,
+                     const float* bias, const Output& y) {
     const ForwardTasks tasks(plan, set.lanes, threads);
     parallel_for(tasks.count(), threads, [&](int64_t index) {
         const Task task = tasks[index];
@@ -54,7 +54,8 @@ void add_slices(double* sums, int64_t slices, int64_t cells, int lanes, int chan
         for (int64_t cell = 0; cell < cells; cell++) grad_weight[lane * cells + cell] = (float)sums[cell * lanes + lane];
 }
 
-void compute_weight_grad(const InstructionSet& set, const Plan& plan, int threads, const Input& x, const Input& grad, float* grad_weight) {
+void compute_weight_grad(const InstructionSet& set, const Plan& plan, int threads, const Input& x, const Input& grad,
+                         float* grad_weight) {
     const GradSlices slices(plan, set.lanes);
     const int64_t groups = slices.groups(), per_group = slices.slices_per_group();
     const int64_t cells = (int64_t)plan.cell_rows * plan.cell_columns, slice_size = cells * set.lanes;
@@ -90,13 +91,15 @@ const char* mmpelk_instruction_set(int index) {
 
 // Compute y, the depthwise 'same' correlation of x with the weight spread over its cells.
 //
-// x and y are (N, C, H, W) with any strides, in elements, and must not overlap. The weight is (C, cell_rows, cell_columns), and the bias is
-// (C) or null; both are contiguous. Cell sizes are positive, symmetric, of an odd sum, and within 2 H - 1 rows and 2 W - 1 columns.
+// x and y are (N, C, H, W) with any strides, in elements, and must not overlap. The weight is (C, cell_rows, cell_columns), and
+// the bias is (C) or null; both are contiguous. Cell sizes are positive, symmetric, and of an odd sum, which is at most 2 H - 1
+// for rows and 2 W - 1 for columns.
 int mmpelk_forward(const char* instruction_set, int threads, const int64_t* shape, const float* x, const int64_t* x_strides,
                    const float* weight, const float* bias, float* y, const int64_t* y_strides, const int64_t* cell_heights,
                    int64_t cell_rows, const int64_t* cell_widths, int64_t cell_columns) {
     return status_of([&] {
-        if (!instruction_set || !shape || !x_strides || !weight || !y_strides || !cell_heights || !cell_widths) return kInvalidArguments;
+        if (!instruction_set || !shape || !x_strides || !weight || !y_strides || !cell_heights || !cell_widths)
+            return kInvalidArguments;
         if (threads < 1 || !valid_sizes(shape, cell_heights, cell_rows, cell_widths, cell_columns)) return kInvalidArguments;
         const InstructionSet* set = find_instruction_set(instruction_set);
         if (!set) return kUnknownInstructionSet;
@@ -108,19 +111,21 @@ int mmpelk_forward(const char* instruction_set, int threads, const int64_t* shap
     });
 }
 
-// Compute the gradient of the weight, (C, cell_rows, cell_columns) and contiguous, from x and the gradient of y. The arguments are those of
-// mmpelk_forward. The result has the same bits for any number of threads.
+// Compute the gradient of the weight, (C, cell_rows, cell_columns) and contiguous, from x and the gradient of y. The arguments
+// are those of mmpelk_forward. The result has the same bits for any number of threads.
 int mmpelk_weight_grad(const char* instruction_set, int threads, const int64_t* shape, const float* x, const int64_t* x_strides,
-                       const float* grad_y, const int64_t* grad_strides, float* grad_weight, const int64_t* cell_heights, int64_t cell_rows,
-                       const int64_t* cell_widths, int64_t cell_columns) {
+                       const float* grad_y, const int64_t* grad_strides, float* grad_weight, const int64_t* cell_heights,
+                       int64_t cell_rows, const int64_t* cell_widths, int64_t cell_columns) {
     return status_of([&] {
-        if (!instruction_set || !shape || !x_strides || !grad_strides || !grad_weight || !cell_heights || !cell_widths) return kInvalidArguments;
+        if (!instruction_set || !shape || !x_strides || !grad_strides || !grad_weight || !cell_heights || !cell_widths)
+            return kInvalidArguments;
         if (threads < 1 || !valid_sizes(shape, cell_heights, cell_rows, cell_widths, cell_columns)) return kInvalidArguments;
         const InstructionSet* set = find_instruction_set(instruction_set);
         if (!set) return kUnknownInstructionSet;
         if (shape[0] > 0 && (!x || !grad_y)) return kInvalidArguments;
         const OwningPlan plan(shape, cell_heights, cell_rows, cell_widths, cell_columns);
-        compute_weight_grad(*set, plan, std::min(threads, kMaxThreads), view(x, x_strides), view(grad_y, grad_strides), grad_weight);
+        compute_weight_grad(*set, plan, std::min(threads, kMaxThreads), view(x, x_strides), view(grad_y, grad_strides),
+                            grad_weight);
         return kSuccess;
     });
 }

@@ -41,8 +41,8 @@ class Guard {
 
 #if defined(_OPENMP)
 
-// OpenMP keeps its threads between calls, which takes less time than starting threads, but a forked process does not inherit them: its
-// first parallel region would wait for them forever. So a forked process computes in the calling thread.
+// OpenMP keeps its threads between calls, which takes less time than starting threads, but a forked process does not inherit
+// them: its first parallel region would wait for them forever. So a forked process computes in the calling thread.
 std::atomic<bool> forked{false};
 const int fork_handler = pthread_atfork(nullptr, nullptr, [] { forked = true; });
 
@@ -54,7 +54,8 @@ void run_on_threads(int64_t count, int threads, Guard& guard) {
 
 #else
 
-// Without OpenMP (Apple's compilers have none), each call starts its threads and waits for them to end. A fork between calls finds none.
+// Without OpenMP, which Apple's compilers do not have, each call starts its threads and waits for them to end. A forked process
+// does the same, so it needs no special case.
 void run_on_threads(int64_t count, int threads, Guard& guard) {
     std::atomic<int64_t> next{0};
     const auto work = [&] {

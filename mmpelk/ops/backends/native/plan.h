@@ -1,5 +1,5 @@
-// Plain data that all instruction sets share. It has no functions: a function compiled for one instruction set must never be linked
-// into the code of another.
+// Plain data that all instruction sets share. It has no functions: a function compiled for one instruction set must never be
+// linked into the code of another.
 #pragma once
 #include <cstdint>
 
@@ -14,8 +14,8 @@ struct TensorView {
 using Input = TensorView<const float>;
 using Output = TensorView<float>;
 
-// The convolution, the same for every image and channel. A kernel consists of rows and columns of cells, with one weight for each cell.
-// Offsets are positions in the map relative to the output's position.
+// The convolution, the same for every image and channel. A kernel consists of rows and columns of cells, with one weight for each
+// cell. Offsets are positions in the map relative to the output's position.
 struct Plan {
     int images, channels, height, width;
     int cell_rows, cell_columns;
@@ -25,7 +25,7 @@ struct Plan {
     int row_radius, column_radius;  // the kernel covers the offsets from -radius to radius
     const int* cell_row_at;         // [row_radius + offset]: the row of cells that covers an offset
     const int* cell_column_at;      // [column_radius + offset]
-    // Along x, taps are multiplied by the prefix sums of a row at the borders of the cells, or by the row itself if no cell is wider than 1.
+    // Along x, taps are multiplied by prefix sums of a row at the borders of the cells, or by the row itself if all cells are 1 wide.
     bool use_prefix_sums;
     int taps;
     const int* tap_offsets;
@@ -47,8 +47,9 @@ struct InstructionSet {
     int lanes;
     // Write the task's part of the output. The weight is (C, cell_rows, cell_columns). The bias is (C) or null.
     int64_t (*forward_scratch_bytes)(const Plan&, const Task&);
-    void (*forward)(const Plan&, const Task&, const Input&, const float* weight, const float* bias, const Output&, const Scratch&);
-    // Add the task's part of the weight's gradient to sums, (cell_rows, cell_columns, lanes). `grad` is the gradient of the output.
+    void (*forward)(const Plan&, const Task&, const Input&, const float* weight, const float* bias, const Output&,
+                    const Scratch&);
+    // Add the task's part of the weight's gradient to sums, (cell_rows, cell_columns, lanes), given the gradient of the output.
     int64_t (*weight_grad_scratch_bytes)(const Plan&, const Task&);
     void (*weight_grad)(const Plan&, const Task&, const Input& input, const Input& grad, double* sums, const Scratch&);
 };

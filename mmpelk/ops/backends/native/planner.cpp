@@ -9,27 +9,29 @@ namespace {
 // Larger sizes would overflow int, or integers that float represents exactly. They are far beyond what memory can hold.
 constexpr int64_t kMaxImages = INT32_MAX, kMaxLength = 1 << 24, kMaxCells = 1 << 30;
 
-// Wider maps are cut into strips. A task keeps a row of sums for each row of cells: for K = 51, 13 rows of 128 + 50 columns and a padding
-// of 16 on both sides take 175 KB with 16 lanes and stay in a second-level cache. Strips also bound the length of the prefix sums, which
-// lose digits with length. Neighbors compute the sums of K - 1 columns twice, so maps that are only a little wider are not cut.
+// Wider maps are cut into strips. A task keeps a row of sums for each row of cells: for K = 51, 13 rows of 128 + 50 columns and a
+// padding of 16 on both sides take 175 KB with 16 lanes and stay in a second-level cache. Strips also bound the length of the
+// prefix sums, which lose digits with length. Neighbors compute the sums of K - 1 columns twice, so maps that are only a little
+// wider are not cut.
 constexpr int kStripWidth = 128;
 constexpr int kMaxUncutWidth = 192;
 
-// Work that cannot be divided evenly among the threads is cut into bands of rows. A band reads the rows above and below it again, which
-// costs about this much of a row of outputs for each row (measured at K = 51). Bands of fewer rows would mostly read.
+// Work that cannot be divided evenly among the threads is cut into bands of rows. A band reads the rows above and below it again,
+// which costs about this much of a row of outputs for each row. It is a rough value, as it only decides where to cut. Bands of
+// fewer rows than the minimum would mostly read.
 constexpr double kExtraRowCost = 0.08;
 constexpr int kMinBandRows = 8;
 
-// A task prepares its taps once for several images, as long as there are this many tasks for each thread, and up to about this many
-// positions. Beyond them, the preparation takes too little time to matter.
+// A task prepares its taps once for several images, as long as there are this many tasks for each thread, and up to about this
+// many positions. Beyond them, the preparation takes too little time to matter.
 constexpr int64_t kMinTasksPerThread = 4;
 constexpr int64_t kMaxSharedPositions = 8192;
 
 // The gradient of the weight is cut into bands if there would be fewer parts than this: enough for the common numbers of threads.
 constexpr int kMinGradParts = 8;
 
-// Slices allow as many threads to work at a time. Their sums take memory and time to add, so there are fewer of them if the kernel has many
-// cells: their number does not grow with the batch.
+// Slices allow as many threads to work at a time. Their sums take memory and time to add, so there are fewer of them if the
+// kernel has many cells: their number does not grow with the batch.
 constexpr int64_t kGradSlices = 64;
 constexpr int64_t kMaxSumBytes = 8 << 20;
 
@@ -65,7 +67,8 @@ bool valid_cells(const int64_t* cells, int64_t count, int64_t length) {
 
 }  // namespace
 
-bool valid_sizes(const int64_t* shape, const int64_t* cell_heights, int64_t cell_rows, const int64_t* cell_widths, int64_t cell_columns) {
+bool valid_sizes(const int64_t* shape, const int64_t* cell_heights, int64_t cell_rows, const int64_t* cell_widths,
+                 int64_t cell_columns) {
     const int64_t images = shape[0], channels = shape[1], height = shape[2], width = shape[3];
     if (images < 0 || images > kMaxImages || channels < 1 || channels > kMaxImages) return false;
     if (height < 1 || height > kMaxLength || width < 1 || width > kMaxLength) return false;
@@ -82,7 +85,8 @@ CellAxis::CellAxis(const int64_t* cell_sizes, int64_t count) : sizes(cell_sizes,
     for (int& offset : offsets) offset -= radius;
 }
 
-OwningPlan::OwningPlan(const int64_t* shape, const int64_t* heights, int64_t height_count, const int64_t* widths, int64_t width_count)
+OwningPlan::OwningPlan(const int64_t* shape, const int64_t* heights, int64_t height_count, const int64_t* widths,
+                       int64_t width_count)
     : y_(heights, height_count), x_(widths, width_count) {
     images = (int)shape[0], channels = (int)shape[1], height = (int)shape[2], width = (int)shape[3];
     cell_rows = (int)height_count, cell_columns = (int)width_count;

@@ -6,9 +6,10 @@
 
 namespace mmpelk {
 
-// Return whether the kernels can compute with these sizes. The shape is N, C, H, W. Cells must be positive, symmetric, of an odd sum, and
-// within 2 H - 1 rows and 2 W - 1 columns.
-bool valid_sizes(const int64_t* shape, const int64_t* cell_heights, int64_t cell_rows, const int64_t* cell_widths, int64_t cell_columns);
+// Return whether the kernels can compute with these sizes. The shape is N, C, H, W. Cells must be positive, symmetric, of an odd
+// sum, and within 2 H - 1 rows and 2 W - 1 columns.
+bool valid_sizes(const int64_t* shape, const int64_t* cell_heights, int64_t cell_rows, const int64_t* cell_widths,
+                 int64_t cell_columns);
 
 // One axis of a kernel.
 struct CellAxis {
@@ -20,7 +21,8 @@ struct CellAxis {
 // A plan that owns its arrays. The sizes must be valid.
 class OwningPlan : public Plan {
   public:
-    OwningPlan(const int64_t* shape, const int64_t* cell_heights, int64_t cell_rows, const int64_t* cell_widths, int64_t cell_columns);
+    OwningPlan(const int64_t* shape, const int64_t* cell_heights, int64_t cell_rows, const int64_t* cell_widths,
+               int64_t cell_columns);
     OwningPlan(const OwningPlan&) = delete;
 
   private:
@@ -38,13 +40,13 @@ class ForwardTasks {
   private:
     const Plan& plan_;
     const int lanes_;
-    const int64_t groups_;        // of channels
+    const int64_t groups_;         // of channels
     int strips_, chunks_, bands_;  // parts of the width, the images, and the height
     int64_t units_, whole_units_;
 };
 
-// The gradient of the weight, divided into slices. Each slice has its own sums, and consists of parts that are added to them in order.
-// The division does not depend on the number of threads, so neither do the results.
+// The gradient of the weight, divided into slices. Each slice has its own sums, and consists of parts that are added to them in
+// order. The division does not depend on the number of threads, so neither do the results.
 class GradSlices {
   public:
     GradSlices(const Plan& plan, int lanes);

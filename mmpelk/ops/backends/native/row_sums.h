@@ -5,25 +5,30 @@
 namespace mmpelk::MMPELK_NAMESPACE {
 namespace {
 
-// Running sums are computed anew every so many steps, at the same rows and columns for all tasks. Their rounding errors stay small, and
-// results do not depend on where tasks begin. Each restart costs as much as a few steps, and a task starts up to 31 rows early. A power
-// of 2.
+// Running sums are computed anew every so many steps, at the same rows and columns for all tasks. Their rounding errors stay
+// small, and results do not depend on where tasks begin. Each restart costs as much as a few steps, and a task starts up to 31
+// rows early. A power of 2.
 constexpr int kRestart = 32;
 
 inline int restart_before(int position) { return position & ~(kRestart - 1); }
 
-// For each row of cells, the sum of the map's rows that it covers. With prefix sums, these are sums of the rows' prefix sums. At both ends
-// of a row, `padding` entries serve taps outside the map: zeros on the left, and the row's total on the right.
+// For each row of cells, the sum of the map's rows that it covers. With prefix sums, these are sums of the rows' prefix sums. At
+// both ends of a row, `padding` entries serve taps outside the map: zeros on the left, and the row's total on the right.
 class RowSums {
   public:
     static int64_t bytes(const Plan& plan, const Task& task, int padding) {
         const int64_t length = row_length(plan, task, padding);
-        return scratch_bytes<Vec>(kept_rows(plan) * length) + scratch_bytes<Vec>(plan.cell_rows * length) + scratch_bytes<Vec>(plan.width);
+        return scratch_bytes<Vec>(kept_rows(plan) * length) + scratch_bytes<Vec>(plan.cell_rows * length) +
+               scratch_bytes<Vec>(plan.width);
     }
 
     RowSums(const Plan& plan, const Task& task, int padding, Arena& arena)
-        : plan_(plan), first_column_(first_input_column(plan, task)), length_(input_columns(plan, task)), padding_(padding),
-          kept_rows_(kept_rows(plan)), row_length_(row_length(plan, task, padding)) {
+        : plan_(plan),
+          first_column_(first_input_column(plan, task)),
+          length_(input_columns(plan, task)),
+          padding_(padding),
+          kept_rows_(kept_rows(plan)),
+          row_length_(row_length(plan, task, padding)) {
         map_rows_ = arena.take<Vec>(kept_rows_ * row_length_);
         cell_rows_ = arena.take<Vec>(plan.cell_rows * row_length_);
         line_ = arena.take<Vec>(plan.width);
@@ -33,8 +38,8 @@ class RowSums {
     int first_column() const { return first_column_; }
     int length() const { return length_; }
 
-    // Differences of prefix sums lose digits if the map has a large mean, so this is subtracted from the map first. Any value would give
-    // the same result apart from rounding.
+    // Differences of prefix sums lose digits if the map has a large mean, so this is subtracted from the map first. Any value
+    // would give the same result apart from rounding.
     Vec mean() const { return mean_; }
 
     // Whether a row of cells covers any row of the map for the output's row.
@@ -97,11 +102,15 @@ class RowSums {
 
     // All rows that the kernel covers for two successive rows of the output.
     static int64_t kept_rows(const Plan& plan) { return std::min(plan.height, 2 * plan.row_radius + 2); }
-    static int first_input_column(const Plan& plan, const Task& task) { return std::max(0, task.first_column - plan.column_radius); }
+    static int first_input_column(const Plan& plan, const Task& task) {
+        return std::max(0, task.first_column - plan.column_radius);
+    }
     static int input_columns(const Plan& plan, const Task& task) {
         return std::min(plan.width, task.column_end + plan.column_radius) - first_input_column(plan, task);
     }
-    static int64_t row_length(const Plan& plan, const Task& task, int padding) { return input_columns(plan, task) + 1 + 2 * (int64_t)padding; }
+    static int64_t row_length(const Plan& plan, const Task& task, int padding) {
+        return input_columns(plan, task) + 1 + 2 * (int64_t)padding;
+    }
 
     Vec* map_row(int row) const { return map_rows_ + row % kept_rows_ * row_length_ + padding_; }
     Vec* sums_of(int cell_row) const { return cell_rows_ + cell_row * row_length_ + padding_; }
@@ -125,8 +134,8 @@ class RowSums {
 // The number of positions of [0, length) that a cell covers.
 inline int covered(int first, int size, int length) { return std::max(0, std::min(length, first + size) - std::max(0, first)); }
 
-// The convolution of a map of ones, row by row: for each position, the sum of the taps that lie inside the map. Times the mean, it makes
-// up for the mean that RowSums subtracts.
+// The convolution of a map of ones, row by row: for each position, the sum of the taps that lie inside the map. Times the mean,
+// it makes up for the mean that RowSums subtracts.
 class OnesConvolution {
   public:
     static int64_t bytes(const Plan& plan, const Task& task) {

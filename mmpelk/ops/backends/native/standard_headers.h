@@ -1,5 +1,5 @@
-// The standard headers of the kernels. The file of an instruction set includes them before the pragma that selects the instruction set,
-// so that the standard library's functions are compiled for every machine.
+// The standard headers of the kernels. The file of an instruction set includes them before the pragma that selects the
+// instruction set, so that the standard library's functions are compiled for every machine.
 #pragma once
 #include <algorithm>
 #include <cstdint>

@@ -1,5 +1,5 @@
-// A register of floats, one lane for each channel, as a vector type of the compiler (GCC and Clang). The file of the instruction set
-// defines MMPELK_LANES and MMPELK_NAMESPACE.
+// A register of floats, one lane for each channel, as a vector type of the compiler (GCC and Clang). The file of the instruction
+// set defines MMPELK_LANES and MMPELK_NAMESPACE.
 #pragma once
 #include "standard_headers.h"
 
@@ -7,8 +7,8 @@
 #define __has_builtin(x) 0
 #endif
 
-// Each instruction set has a namespace, and within it everything has internal linkage, so that the linker never merges functions that
-// are compiled for different machines.
+// Each instruction set has a namespace, and within it everything has internal linkage, so that the linker never merges functions
+// that are compiled for different machines.
 namespace mmpelk::MMPELK_NAMESPACE {
 namespace {
 

@@ -1,8 +1,9 @@
-// The gradient of the weight for one instruction set: for each tap, the sum over all positions of the row that the tap reads times the
-// gradient of the output.
+// The gradient of the weight for one instruction set: for each tap, the sum over all positions of the row that the tap reads
+// times the gradient of the output.
 //
-// Sums over many positions lose digits in float. So kTermsInRegister products are summed in a register, about kTermsInFloat in a float in
-// memory, and the rest in double. Longer sums would lose digits, and shorter ones would take more time for the additions between the levels.
+// Sums over many positions lose digits in float. So kTermsInRegister products are summed in a register, about kTermsInFloat in a
+// float in memory, and the rest in double. Longer sums would lose digits, and shorter ones would take more time for the additions
+// between the levels.
 #pragma once
 #include "row_sums.h"
 
@@ -52,7 +53,8 @@ struct FloatSums {
     Vec* of_cells;  // (cell_rows, cell_columns): the sums for a map of ones, as RowSums subtracts the mean
 
     static int64_t bytes(const Plan& plan) {
-        return scratch_bytes<Vec>((int64_t)plan.cell_rows * plan.taps) + scratch_bytes<Vec>((int64_t)plan.cell_rows * plan.cell_columns);
+        return scratch_bytes<Vec>((int64_t)plan.cell_rows * plan.taps) +
+               scratch_bytes<Vec>((int64_t)plan.cell_rows * plan.cell_columns);
     }
     FloatSums(const Plan& plan, Arena& arena) : plan(plan) {
         of_taps = arena.take<Vec>((int64_t)plan.cell_rows * plan.taps);
@@ -78,8 +80,8 @@ struct FloatSums {
     }
 };
 
-// For each column of cells, the sum of a gradient's row over the positions where the cell lies inside the map, once for each column of the
-// map that it covers there.
+// For each column of cells, the sum of a gradient's row over the positions where the cell lies inside the map, once for each
+// column of the map that it covers there.
 inline void sum_where_inside(const Plan& plan, const Task& task, const Vec* grad, Vec* prefix, Vec* to) {
     prefix[0] = Vec{};
     for (int i = 0; i < task.column_end - task.first_column; i++) prefix[i + 1] = prefix[i] + grad[i];
@@ -101,7 +103,8 @@ int64_t weight_grad_scratch_bytes(const Plan& plan, const Task& task) {
            scratch_bytes<Vec>(columns) + scratch_bytes<Vec>(columns + 1) + scratch_bytes<Vec>(plan.cell_columns);
 }
 
-void weight_grad(const Plan& plan, const Task& task, const Input& input, const Input& grad, double* sums_in_double, const Scratch& scratch) {
+void weight_grad(const Plan& plan, const Task& task, const Input& input, const Input& grad, double* sums_in_double,
+                 const Scratch& scratch) {
     const AddProducts* add_products_of = product_functions(std::make_integer_sequence<int, kGradTaps>());
     const int columns = task.column_end - task.first_column;
     Arena arena(scratch);
@@ -128,7 +131,8 @@ void weight_grad(const Plan& plan, const Task& task, const Input& input, const I
                 const Vec* sums_of_row = rows(a, row) + task.first_column - rows.first_column();
                 for (int group = 0, t = 0; group < groups; group++) {
                     const int taps = (plan.taps - t) / (groups - group);
-                    add_products_of[taps - 1](sums_of_row, grad_row, columns, plan.tap_offsets + t, sums.of_taps + (int64_t)a * plan.taps + t);
+                    add_products_of[taps - 1](sums_of_row, grad_row, columns, plan.tap_offsets + t,
+                                              sums.of_taps + (int64_t)a * plan.taps + t);
                     t += taps;
                 }
                 if (plan.use_prefix_sums) {

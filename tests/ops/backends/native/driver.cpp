@@ -1,5 +1,5 @@
-// Runs the native library's functions on small cases and compares them with loops over all taps in double. It needs no Python, so that
-// sanitizers see nothing else (see sanitize.py). Prints the number of cases.
+// Runs the native library's functions on small cases and compares them with loops over all taps in double. It needs no Python, so
+// that sanitizers see nothing else (see sanitize.py). Prints the number of cases.
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -20,10 +20,10 @@
 extern "C" {
 int mmpelk_version();
 const char* mmpelk_instruction_set(int index);
-int mmpelk_forward(const char*, int, const int64_t*, const float*, const int64_t*, const float*, const float*, float*, const int64_t*,
-                   const int64_t*, int64_t, const int64_t*, int64_t);
-int mmpelk_weight_grad(const char*, int, const int64_t*, const float*, const int64_t*, const float*, const int64_t*, float*, const int64_t*,
-                       int64_t, const int64_t*, int64_t);
+int mmpelk_forward(const char*, int, const int64_t*, const float*, const int64_t*, const float*, const float*, float*,
+                   const int64_t*, const int64_t*, int64_t, const int64_t*, int64_t);
+int mmpelk_weight_grad(const char*, int, const int64_t*, const float*, const int64_t*, const float*, const int64_t*, float*,
+                       const int64_t*, int64_t, const int64_t*, int64_t);
 }
 
 namespace {
@@ -42,8 +42,8 @@ void expect(bool condition, const std::string& what) {
 enum Layout { kContiguous, kChannelsLast, kChannelSlice, kTransposed, kEverySecondColumn, kLayouts };
 const char* const kLayoutNames[] = {"contiguous", "channels_last", "channel slice", "transposed", "every second column"};
 
-// An (N, C, H, W) tensor. Its memory ends with its last value, so that AddressSanitizer reports reads beyond it. A slice of channels has
-// other channels around it, which must not change.
+// An (N, C, H, W) tensor. Its memory ends with its last value, so that AddressSanitizer reports reads beyond it. A slice of
+// channels has other channels around it, which must not change.
 struct Tensor {
     int64_t shape[4], strides[4];
     std::vector<float> memory;
@@ -52,7 +52,9 @@ struct Tensor {
     Tensor(const int64_t* sizes, Layout layout) {
         std::copy(sizes, sizes + 4, shape);
         const int64_t n = shape[0], c = shape[1], h = shape[2], w = shape[3];
-        const auto set = [&](int64_t a, int64_t b, int64_t y, int64_t x) { strides[0] = a, strides[1] = b, strides[2] = y, strides[3] = x; };
+        const auto set = [&](int64_t a, int64_t b, int64_t y, int64_t x) {
+            strides[0] = a, strides[1] = b, strides[2] = y, strides[3] = x;
+        };
         if (layout == kContiguous) set(c * h * w, h * w, w, 1);
         if (layout == kChannelsLast) set(c * h * w, 1, w * c, c);
         if (layout == kChannelSlice) set((c + 5) * h * w, 1, w * (c + 5), c + 5), start = 3;
@@ -94,7 +96,8 @@ struct Case {
     std::string name() const {
         std::string text = "shape";
         for (int64_t size : shape) text += " " + std::to_string(size);
-        text += ", " + std::to_string(heights.size()) + " x " + std::to_string(widths.size()) + " cells, mean " + std::to_string(mean);
+        text += ", " + std::to_string(heights.size()) + " x " + std::to_string(widths.size()) + " cells, mean " +
+                std::to_string(mean);
         return text;
     }
 };
@@ -150,17 +153,18 @@ struct Problem {
     int64_t cells() const { return test.heights.size() * test.widths.size(); }
     Tensor forward(const char* set, int threads, bool with_bias = true) {
         Tensor output(test.shape, output_layout);
-        const int status = mmpelk_forward(set, threads, test.shape, input.data(), input.strides, weight.data(), with_bias ? bias.data() : nullptr,
-                                          output.data(), output.strides, test.heights.data(), test.heights.size(), test.widths.data(),
-                                          test.widths.size());
+        const int status = mmpelk_forward(set, threads, test.shape, input.data(), input.strides, weight.data(),
+                                          with_bias ? bias.data() : nullptr, output.data(), output.strides, test.heights.data(),
+                                          test.heights.size(), test.widths.data(), test.widths.size());
         expect(status == 0, "status of forward");
         expect(output.surroundings_untouched(), "memory around the output");
         return output;
     }
     std::vector<float> weight_grad(const char* set, int threads) {
         std::vector<float> result(weight.size());
-        const int status = mmpelk_weight_grad(set, threads, test.shape, input.data(), input.strides, grad.data(), grad.strides, result.data(),
-                                              test.heights.data(), test.heights.size(), test.widths.data(), test.widths.size());
+        const int status =
+            mmpelk_weight_grad(set, threads, test.shape, input.data(), input.strides, grad.data(), grad.strides, result.data(),
+                               test.heights.data(), test.heights.size(), test.widths.data(), test.widths.size());
         expect(status == 0, "status of the weight's gradient");
         return result;
     }
@@ -168,13 +172,16 @@ struct Problem {
 
 void compare_with_loops(const char* set, const Case& test, Layout input_layout, Layout output_layout) {
     Problem problem(test, input_layout, output_layout, 1);
-    const std::string name = std::string(set) + ", " + test.name() + ", " + kLayoutNames[input_layout] + " to " + kLayoutNames[output_layout];
+    const std::string name =
+        std::string(set) + ", " + test.name() + ", " + kLayoutNames[input_layout] + " to " + kLayoutNames[output_layout];
     const int64_t cells = problem.cells();
 
     std::vector<double> grad(problem.weight.size()), grad_squares(grad.size());
     Tensor& input = problem.input;
     std::vector<double> expected, squares;
-    input.each([&](int64_t, int64_t c, int64_t, int64_t) { expected.push_back(problem.bias[c]), squares.push_back(problem.bias[c] * problem.bias[c]); });
+    input.each([&](int64_t, int64_t c, int64_t, int64_t) {
+        expected.push_back(problem.bias[c]), squares.push_back(problem.bias[c] * problem.bias[c]);
+    });
     const int64_t c_count = test.shape[1], h = test.shape[2], w = test.shape[3];
     each_tap(test, input, [&](int64_t n, int64_t c, int64_t y, int64_t x, int64_t cell, double value) {
         const int64_t position = ((n * c_count + c) * h + y) * w + x;
@@ -197,7 +204,8 @@ void compare_with_loops(const char* set, const Case& test, Layout input_layout, 
 
 Cells cropped(Cells cells, int64_t length) {
     int64_t excess = std::max<int64_t>(0, std::accumulate(cells.begin(), cells.end(), (int64_t)0) / 2 - (length - 1));
-    while (excess > 0 && cells.size() > 1 && cells.front() <= excess) excess -= cells.front(), cells = Cells(cells.begin() + 1, cells.end() - 1);
+    while (excess > 0 && cells.size() > 1 && cells.front() <= excess)
+        excess -= cells.front(), cells = Cells(cells.begin() + 1, cells.end() - 1);
     if (cells.size() == 1) return {cells[0] - 2 * excess};
     cells.front() -= excess, cells.back() -= excess;
     return cells;
@@ -210,15 +218,20 @@ Cells mirrored(Cells half) {
 }
 
 std::vector<Case> all_cases() {
-    const std::vector<Cells> halves = {{1}, {5}, {9, 8, 4, 2, 1, 1, 1}, {17, 16, 8, 4, 2, 1, 1, 1, 1}, Cells(7, 1), {7, 3, 11, 5}, {30, 1}, {4, 4, 1}};
+    const std::vector<Cells> halves = {
+        {1}, {5}, {9, 8, 4, 2, 1, 1, 1}, {17, 16, 8, 4, 2, 1, 1, 1, 1}, Cells(7, 1), {7, 3, 11, 5}, {30, 1}, {4, 4, 1}};
     const std::vector<std::vector<int64_t>> shapes = {
-        {1, 1, 1, 1}, {2, 3, 7, 5}, {1, 17, 14, 14}, {5, 9, 14, 14}, {3, 16, 9, 15}, {1, 23, 24, 40}, {1, 40, 3, 33}, {2, 4, 70, 6}, {1, 2, 9, 300},
+        {1, 1, 1, 1},    {2, 3, 7, 5},   {1, 17, 14, 14}, {5, 9, 14, 14}, {3, 16, 9, 15},
+        {1, 23, 24, 40}, {1, 40, 3, 33}, {2, 4, 70, 6},   {1, 2, 9, 300},
     };
     std::vector<Case> cases;
     for (const auto& shape : shapes)
         for (const auto& half : halves)
             for (float mean : {0.f, 100.f})
-                cases.push_back({{shape[0], shape[1], shape[2], shape[3]}, cropped(mirrored(half), shape[2]), cropped(mirrored(half), shape[3]), mean});
+                cases.push_back({{shape[0], shape[1], shape[2], shape[3]},
+                                 cropped(mirrored(half), shape[2]),
+                                 cropped(mirrored(half), shape[3]),
+                                 mean});
     cases.push_back({{2, 5, 8, 9}, {1, 1, 1}, {3, 1, 3}, 1});  // cells that differ between the axes
     cases.push_back({{1, 3, 60, 4}, mirrored(Cells(30, 1)), {7}, 0});
     return cases;
@@ -229,19 +242,24 @@ void check_arguments() {
     const int64_t shape[4] = {1, 1, 4, 4}, none[4] = {0, 1, 4, 4}, strides[4] = {16, 16, 4, 1};
     const int64_t cells[3] = {1, 1, 1};
     std::vector<float> x(16, 1), w(9, 1), y(16);
-    const auto forward = [&](const char* name, int threads, const int64_t* sizes, const float* from, const Cells& heights, const Cells& widths) {
-        return mmpelk_forward(name, threads, sizes, from, strides, w.data(), nullptr, y.data(), strides, heights.data(), heights.size(),
-                              widths.data(), widths.size());
+    const auto forward = [&](const char* name, int threads, const int64_t* sizes, const float* from, const Cells& heights,
+                             const Cells& widths) {
+        return mmpelk_forward(name, threads, sizes, from, strides, w.data(), nullptr, y.data(), strides, heights.data(),
+                              heights.size(), widths.data(), widths.size());
     };
-    const auto grad = [&](const char* name, int threads, const int64_t* sizes, const float* from, const Cells& heights, const Cells& widths) {
-        return mmpelk_weight_grad(name, threads, sizes, from, strides, x.data(), strides, w.data(), heights.data(), heights.size(), widths.data(),
-                                  widths.size());
+    const auto grad = [&](const char* name, int threads, const int64_t* sizes, const float* from, const Cells& heights,
+                          const Cells& widths) {
+        return mmpelk_weight_grad(name, threads, sizes, from, strides, x.data(), strides, w.data(), heights.data(),
+                                  heights.size(), widths.data(), widths.size());
     };
     const Cells good = {1, 1, 1};
-    const auto both = [&](int status, const char* name, int threads, const int64_t* sizes, const float* from, const Cells& heights, const Cells& widths) {
+    const auto both = [&](int status, const char* name, int threads, const int64_t* sizes, const float* from,
+                          const Cells& heights, const Cells& widths) {
         const std::vector<float> before = w;
-        expect(forward(name, threads, sizes, from, heights, widths) == status, "status of forward with arguments that give " + std::to_string(status));
-        expect(grad(name, threads, sizes, from, heights, widths) == status, "status of the gradient with arguments that give " + std::to_string(status));
+        expect(forward(name, threads, sizes, from, heights, widths) == status,
+               "status of forward with arguments that give " + std::to_string(status));
+        expect(grad(name, threads, sizes, from, heights, widths) == status,
+               "status of the gradient with arguments that give " + std::to_string(status));
         w = before;
     };
     both(0, set, 1, shape, x.data(), good, good);
@@ -251,7 +269,8 @@ void check_arguments() {
     both(3, set, 0, shape, x.data(), good, good);
     both(3, set, 1, nullptr, x.data(), good, good);
     both(3, set, 1, shape, nullptr, good, good);
-    const std::vector<Cells> bad = {{}, {0}, {-1}, {2}, {1, 1}, {1, 1, 3}, {3, -1, 3}, {9}, {3, 3, 3}, {(int64_t)1 << 33 | 1}, {INT64_MAX}, Cells(9, 1)};
+    const std::vector<Cells> bad = {
+        {}, {0}, {-1}, {2}, {1, 1}, {1, 1, 3}, {3, -1, 3}, {9}, {3, 3, 3}, {(int64_t)1 << 33 | 1}, {INT64_MAX}, Cells(9, 1)};
     for (const Cells& cells : bad) {
         both(3, set, 1, shape, x.data(), cells, good);
         both(3, set, 1, shape, x.data(), good, cells);
@@ -263,14 +282,19 @@ void check_arguments() {
             sizes[axis] = size;
             both(3, set, 1, sizes, x.data(), good, good);
         }
-    expect(mmpelk_forward(set, 1, shape, x.data(), strides, nullptr, nullptr, y.data(), strides, cells, 3, cells, 3) == 3, "no weight");
-    expect(mmpelk_forward(set, 1, shape, x.data(), strides, w.data(), nullptr, nullptr, strides, cells, 3, cells, 3) == 3, "no output");
-    expect(mmpelk_forward(set, 1, shape, x.data(), nullptr, w.data(), nullptr, y.data(), strides, cells, 3, cells, 3) == 3, "no strides");
-    expect(mmpelk_forward(set, 1, shape, x.data(), strides, w.data(), nullptr, y.data(), strides, nullptr, 3, cells, 3) == 3, "no cells");
+    expect(mmpelk_forward(set, 1, shape, x.data(), strides, nullptr, nullptr, y.data(), strides, cells, 3, cells, 3) == 3,
+           "no weight");
+    expect(mmpelk_forward(set, 1, shape, x.data(), strides, w.data(), nullptr, nullptr, strides, cells, 3, cells, 3) == 3,
+           "no output");
+    expect(mmpelk_forward(set, 1, shape, x.data(), nullptr, w.data(), nullptr, y.data(), strides, cells, 3, cells, 3) == 3,
+           "no strides");
+    expect(mmpelk_forward(set, 1, shape, x.data(), strides, w.data(), nullptr, y.data(), strides, nullptr, 3, cells, 3) == 3,
+           "no cells");
     expect(mmpelk_instruction_set(-1) == nullptr && mmpelk_instruction_set(99) == nullptr, "instruction sets beyond the last");
 
     std::fill(w.begin(), w.end(), 7.f);
-    expect(grad(set, 1, none, nullptr, good, good) == 0 && w == std::vector<float>(9, 0.f), "the gradient of an empty batch is zero");
+    expect(grad(set, 1, none, nullptr, good, good) == 0 && w == std::vector<float>(9, 0.f),
+           "the gradient of an empty batch is zero");
 }
 
 // The sums of the weight's gradient are bounded, and each part is in one slice.
@@ -281,7 +305,8 @@ void check_slices() {
         const mmpelk::OwningPlan plan(shape, cells.data(), 51, cells.data(), 51);
         const mmpelk::GradSlices slices(plan, 16);
         expect(slices.groups() * slices.slices_per_group() * 51 * 51 * 16 * 8 <= 8 << 20, "memory of the weight's gradient");
-        expect(slices.first_part(0) == 0 && slices.first_part(slices.slices_per_group()) >= images, "parts of the weight's gradient");
+        expect(slices.first_part(0) == 0 && slices.first_part(slices.slices_per_group()) >= images,
+               "parts of the weight's gradient");
     }
 }
 
@@ -308,10 +333,11 @@ void check_concurrent_calls(const char* set) {
                 Tensor output(p.test.shape, p.output_layout);
                 Problem copy = p;
                 std::vector<float> grad(p.weight.size());
-                same[i] &= !mmpelk_forward(set, 2, p.test.shape, copy.input.data(), p.input.strides, p.weight.data(), p.bias.data(), output.data(),
-                                           output.strides, p.test.heights.data(), 13, p.test.widths.data(), 13);
-                same[i] &= !mmpelk_weight_grad(set, 2, p.test.shape, copy.input.data(), p.input.strides, copy.grad.data(), p.grad.strides, grad.data(),
-                                               p.test.heights.data(), 13, p.test.widths.data(), 13);
+                same[i] &=
+                    !mmpelk_forward(set, 2, p.test.shape, copy.input.data(), p.input.strides, p.weight.data(), p.bias.data(),
+                                    output.data(), output.strides, p.test.heights.data(), 13, p.test.widths.data(), 13);
+                same[i] &= !mmpelk_weight_grad(set, 2, p.test.shape, copy.input.data(), p.input.strides, copy.grad.data(),
+                                               p.grad.strides, grad.data(), p.test.heights.data(), 13, p.test.widths.data(), 13);
                 same[i] &= output.memory == outputs[i].memory && grad == grads[i];
             }
         });
@@ -355,5 +381,6 @@ int main() {
     }
     std::string names;
     for (const char* set : sets) names += std::string(" ") + set;
-    std::printf("%d checks passed with the instruction sets%s; the largest relative error is %.1e\n", cases, names.c_str(), largest_error);
+    std::printf("%d checks passed with the instruction sets%s; the largest relative error is %.1e\n", cases, names.c_str(),
+                largest_error);
 }
