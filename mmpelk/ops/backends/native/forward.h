@@ -20,7 +20,7 @@ struct TapRow {
     const Vec* tails;  // [i]: the sum of the taps from i on
 };
 
-// Add `Taps` taps that lie `Distance` apart to a tile. Their weights stay in registers, and each vector of the row is loaded once.
+// Add `Taps` taps that lie `Distance` apart to a tile. The weights stay in registers, and each vector of the row is loaded once.
 template <int Width, int Taps, int Distance>
 inline void add_taps(const Vec* row, const Vec* taps, Vec* tile) {
     Vec w[Taps];

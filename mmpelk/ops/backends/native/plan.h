@@ -25,7 +25,7 @@ struct Plan {
     int row_radius, column_radius;  // the kernel covers the offsets from -radius to radius
     const int* cell_row_at;         // [row_radius + offset]: the row of cells that covers an offset
     const int* cell_column_at;      // [column_radius + offset]
-    // Along x, taps are multiplied by prefix sums of a row at the borders of the cells, or by the row itself if all cells are 1 wide.
+    // Along x, taps are multiplied by prefix sums of a row at the borders of cells, or by the row itself if all cells are 1 wide.
     bool use_prefix_sums;
     int taps;
     const int* tap_offsets;

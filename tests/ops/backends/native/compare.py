@@ -2,8 +2,8 @@
 
     python tests/ops/backends/native/compare.py BEFORE.so AFTER.so [--threads 2] [--seconds 1]
 
-Prints medians in microseconds for the shapes of docs/benchmarks/op.md, and the ratios to the first build. 'slice' is the layout in
-the backbone: the first 3/8 of the channels of a channels_last map. MMPELK_INSTRUCTION_SET selects the instruction set.
+Prints medians in microseconds for the shapes of docs/benchmarks/op.md, and the ratios to the first build. 'slice' is the layout
+in the backbone: the first 3/8 of the channels of a channels_last map. MMPELK_INSTRUCTION_SET selects the instruction set.
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@
 - ``thread`` runs it with ThreadSanitizer and std::thread, because ThreadSanitizer does not understand GCC's OpenMP library.
 - ``python`` runs test_native.py with a library that is built with AddressSanitizer and UndefinedBehaviorSanitizer.
 
-The default is all but ``plain``. The driver is a program without Python, because Python and torch under ThreadSanitizer report much
-that is not ours. Machines without AVX-512 run its code with 16 lanes of other instructions. These files are among the tests and not
-in tools/, because tools/ is installed with the package, and the C++ sources are not.
+The default is all but ``plain``. The driver is a program without Python, because Python and torch under ThreadSanitizer report
+much that is not ours. Machines without AVX-512 run its code with 16 lanes of other instructions. These files are among the tests
+and not in tools/, because tools/ is installed with the package, and the C++ sources are not.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SANITIZERS = {
     'address': ['-O1', '-g', '-fopenmp', '-fsanitize=address,undefined', '-fno-sanitize-recover=all'],
     'thread': ['-O1', '-g', '-fsanitize=thread'],
 }
-# A failed allocation returns null, as it does without AddressSanitizer. Python and torch leak, so only the driver looks for leaks.
+# A failed allocation returns null, as without AddressSanitizer. Python and torch leak, so only the driver looks for leaks.
 ASAN_OPTIONS = 'allocator_may_return_null=1'
 
 
