@@ -62,7 +62,8 @@ void compute_weight_grad(const InstructionSet& set, const Plan& plan, int thread
     const std::unique_ptr<double[]> sums(new double[groups * per_group * slice_size]);  // not cleared: each slice clears its own
     std::vector<std::atomic<int64_t>> finished(groups);
     parallel_for(groups * per_group, threads, [&](int64_t index) {
-        const int64_t group = index / per_group, slice = index % per_group;
+        // The groups of an image follow each other, because they share its cache lines in channels_last maps.
+        const int64_t group = index % groups, slice = index / groups;
         double* group_sums = &sums[group * per_group * slice_size];
         double* slice_sums = group_sums + slice * slice_size;
         std::fill(slice_sums, slice_sums + slice_size, 0.0);
