@@ -6,6 +6,7 @@
 #   make demo-transfer   Train UperNet for a short time twice: from the backbone of demo-cls, whose zeros stay zero, and from scratch.
 #   make demo-onnx       Export the model of make demo to ONNX, and draw predictions with onnxruntime alone.
 #   make test            Install everything, with mmcv's compiled operators, check the style, and run all tests.
+#   make sanitize        Run the native library's cases under AddressSanitizer, UndefinedBehaviorSanitizer, and ThreadSanitizer.
 #   make lint            Check the style.
 #   make docs            Build the documentation as a site in site/.
 #   make env             Install what make demo needs, and stop there.
@@ -31,7 +32,7 @@ SETUP := bash tools/setup_env.sh $(VENV) $(STACK)
 
 # Two targets must not install into one environment at the same time.
 .NOTPARALLEL:
-.PHONY: demo demo-det demo-cls demo-onnx demo-transfer docs test lint clean-demo
+.PHONY: demo demo-det demo-cls demo-onnx demo-transfer docs test sanitize lint clean-demo
 .PHONY: env env-det env-onnx env-docs env-lint env-test
 
 demo: env $(SEG)/trained
@@ -81,6 +82,9 @@ data/digit_scenes: | env
 
 test: env-test lint
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
+
+sanitize: env-test
+	$(PY) tests/ops/backends/native/sanitize.py
 
 docs: env-docs
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
