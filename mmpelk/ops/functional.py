@@ -85,9 +85,7 @@ def peripheral_conv2d(
     term = None
     if pos_embed is not None:
         term = pos_embed_term(weight, grid, pos_embed, tuple(input.shape[-2:]), pos_embed_mode)
-        if pos_embed_mode == 'literal':  # a constant per channel
-            term, bias = None, term[:, 0, 0] if bias is None else bias + term[:, 0, 0]
-        elif passed:
+        if passed:
             term = F.pad(term, (0, 0, 0, 0, 0, passed))
     output = convolve_on_cells(input, weight, bias, grid.cells, grid.cells, passed, backend)
     return output if term is None else output + term.to(output.dtype)

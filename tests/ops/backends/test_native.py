@@ -170,8 +170,8 @@ def test_a_forked_process_gives_the_same_bits():
 def _in_child():
     x, w, up = example()
     # Autograd refuses to run in a fork of a process that has used it, so the operators are called directly.
-    output = torch.ops.mmpelk.depthwise_conv2d(x, w, None, GRID.cells, GRID.cells, 'native')
-    grad_input = torch.ops.mmpelk.depthwise_conv2d(up, w.flip(-2, -1), None, GRID.cells, GRID.cells, 'native')
+    output = torch.ops.mmpelk.depthwise_conv2d(x, w, None, GRID.cells, GRID.cells, 0, 'native')
+    grad_input = torch.ops.mmpelk.depthwise_conv2d(up, w.flip(-2, -1), None, GRID.cells, GRID.cells, 0, 'native')
     grad_weight = torch.ops.mmpelk.depthwise_conv2d_weight_grad(up, x, GRID.cells, GRID.cells, 'native')
     return [tensor.numpy() for tensor in (output, grad_input, grad_weight)]
 
