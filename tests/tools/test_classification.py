@@ -173,6 +173,37 @@ def test_two_ranks_have_the_same_masks_and_statistics(home, run_tool):
     assert top1(tested) == top1(result.stdout + result.stderr)
 
 
+def test_fine_tuning_starts_from_the_whole_classifier(home, trained, run_tool, fail_tool):
+    """A learning rate of 0 shows what training starts from: the weights of the checkpoint, with its zeros, and its head."""
+    (home / 'fine.py').write_text(
+        "_base_ = 'small.py'\n"
+        'fine_tuning = True\n'
+        'train_cfg = dict(max_epochs=1)\n'
+        'optim_wrapper = dict(optimizer=dict(lr=0.0))\n'
+        "custom_hooks = [dict(type='FixedSparsityHook', prefix='')]\n"
+    )
+    start = load(trained / 'epoch_3.pth')
+    sparse = set(start['sparsity']['masks'])
+    # DynamicSparsityHook starts from the zeros of the checkpoint as well.
+    dynamic = ['--cfg-options', 'custom_hooks.0.type=DynamicSparsityHook']
+    for work_dir, options in (('fine', []), ('dynamic', dynamic)):
+        output = run_tool(
+            'train.py', 'fine.py', '--work-dir', work_dir, '--pretrained', trained / 'epoch_3.pth', *options, cwd=home
+        )
+        assert 'the head starts from' in output and 'random' not in output.split('the head starts from')[1].split('\n')[0]
+        after = load(home / work_dir / 'epoch_1.pth')
+        assert set(after['sparsity']['masks']) == sparse
+        for name, value in start['state_dict'].items():
+            if 'running' not in name and 'tracked' not in name:
+                assert torch.equal(after['state_dict'][name], value), (work_dir, name)
+    headless = {name: value for name, value in start['state_dict'].items() if not name.startswith('head.')}
+    torch.save(dict(state_dict=headless), home / 'headless.pth')
+    output = run_tool('train.py', 'fine.py', '--work-dir', 'headless', '--pretrained', home / 'headless.pth', cwd=home)
+    assert 'the head starts from random weights, because the checkpoint has no head of its shape' in output
+    message = fail_tool('train.py', 'fine.py', '--work-dir', 'none', cwd=home)
+    assert 'config fine.py fine-tunes a trained model; give its checkpoint with --pretrained CHECKPOINT' in message
+
+
 def test_transfer_keeps_the_zeros(home, trained, digit_scenes, run_tool):
     """UperNet starts from the classifier's backbone with a fixed mask, and then with larger kernels."""
     (home / 'data/digit_scenes').symlink_to(digit_scenes / 'data/digit_scenes')
