@@ -26,9 +26,10 @@ def shrink(cfg):
     cfg.train_dataloader.update(batch_size=2, num_workers=0, persistent_workers=False)
     cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
     cfg.default_hooks.update(checkpoint=None, logger=dict(type='LoggerHook', interval=1))
+    cfg.total_batch_size = 2
+    cfg.fine_tuning = False  # there is no checkpoint to start from
     if cfg.default_scope == 'mmpretrain':
         cfg.model.head.in_channels = channels[-1]
-        cfg.total_batch_size = 2
         cfg.train_cfg.max_epochs = 1
         cfg.train_dataloader.dataset.indices = 2
         return

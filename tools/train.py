@@ -10,7 +10,7 @@ from mmengine.runner import find_latest_checkpoint
 from mmpelk.engine.command_line import add_runner_arguments, run_tool
 from mmpelk.engine.config import enable_amp, load_config
 from mmpelk.engine.preflight import check_checkpoint, check_data, check_masks, check_pretrained
-from mmpelk.engine.runner import accumulate_gradients, build_runner
+from mmpelk.engine.runner import accumulate_gradients, build_runner, initialize_head
 from mmpelk.utils.errors import InputError
 
 
@@ -25,10 +25,16 @@ def parse_args() -> argparse.Namespace:
         help='resume from this checkpoint, or without a value, from the latest one in the work dir',
     )
     parser.add_argument(
-        '--pretrained', metavar='CHECKPOINT', help='initialize the backbone with the backbone.* weights of this checkpoint'
+        '--pretrained',
+        metavar='CHECKPOINT',
+        help="initialize the backbone with the backbone.* weights of this checkpoint, and a classifier's head if it fits",
     )
     parser.add_argument('--amp', action='store_true', help='train with mixed precision')
-    parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate with the batch size')
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate with the batch size, instead of accumulating gradients to total_batch_size',
+    )
     return parser.parse_args()
 
 
@@ -43,6 +49,7 @@ def main() -> None:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise InputError(f'--auto-scale-lr needs auto_scale_lr.base_batch_size in {args.config}')
         cfg.auto_scale_lr.enable = True
+        cfg.pop('total_batch_size', None)
     if args.pretrained:
         cfg.model.backbone.init_cfg = ConfigDict(type='Pretrained', checkpoint=args.pretrained, prefix='backbone.')
     cfg.resume = args.resume is not None
@@ -52,12 +59,16 @@ def main() -> None:
     check_data(cfg, ('train', 'val'))
     runner = build_runner(cfg)
     accumulate_gradients(runner)
+    if args.pretrained:
+        initialize_head(runner, args.pretrained)
     check_pretrained(runner.model)
     resumed = cfg.resume and (cfg.load_from or find_latest_checkpoint(cfg.work_dir))
     if resumed:
         check_masks(check_checkpoint(resumed, runner.model, resize=False), resumed, runner)
     elif cfg.get('load_from'):
         check_checkpoint(cfg.load_from, runner.model, strict=False)
+    elif cfg.get('fine_tuning') and not cfg.model.backbone.get('init_cfg'):
+        raise InputError(f'config {args.config} fine-tunes a trained model; give its checkpoint with --pretrained CHECKPOINT')
     runner.train()
 
 

@@ -7,4 +7,8 @@ _base_ = [
     '../_base_/mmpretrain_runtime.py',
 ]
 grid = [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]
-model = dict(backbone=dict(sharing_grids=[grid, grid, grid, [2, 2, 1, 1, 1]], pos_embed=None))
+# As in SLaK, only sparse models are 1.3 times as wide.
+model = dict(
+    backbone=dict(sharing_grids=[grid, grid, grid, [2, 2, 1, 1, 1]], pos_embed=None, width_factor=1.0),
+    head=dict(in_channels=768),
+)

@@ -12,3 +12,4 @@ model = dict(
     head=dict(in_channels=1024),
 )
 train_dataloader = dict(batch_size=64)
+optim_wrapper = dict(clip_grad=dict(max_norm=5.0))  # as in Swin

@@ -18,3 +18,4 @@ model = dict(
     neck=dict(type='GlobalAveragePooling'),
     head=dict(in_channels=1024),
 )
+optim_wrapper = dict(clip_grad=dict(max_norm=5.0))  # as in Swin

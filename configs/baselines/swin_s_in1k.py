@@ -11,3 +11,4 @@ model = dict(
     neck=dict(type='GlobalAveragePooling'),
     head=dict(in_channels=768),
 )
+optim_wrapper = dict(clip_grad=dict(max_norm=5.0))  # as in Swin

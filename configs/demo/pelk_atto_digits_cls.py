@@ -25,7 +25,7 @@ train_cfg = dict(by_epoch=True, max_epochs=max_epochs, val_interval=2)
 val_cfg = dict()
 test_cfg = dict()
 custom_hooks = [
-    dict(type='EMAHook', momentum=0.02, priority='ABOVE_NORMAL'),
+    dict(type='EMAHook', momentum=0.02, update_buffers=True, priority='ABOVE_NORMAL'),
     dict(type='DynamicSparsityHook', sparsity=0.4, interval=40, rate=0.3),
 ]
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=2), logger=dict(interval=20))

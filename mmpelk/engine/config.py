@@ -7,6 +7,7 @@ import logging
 import os
 from pathlib import Path
 
+import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.logging import print_log
@@ -17,8 +18,8 @@ from mmpelk.utils.errors import TRACEBACK, InputError, first_line
 def load_config(args: argparse.Namespace) -> Config:
     """Read the config that a command line names, and apply the options that the tools share to it.
 
-    Checkpoints are saved atomically, and AMP and distributed training are adapted to a machine without a GPU. No process group is
-    started.
+    Checkpoints are saved atomically, and AMP, SyncBN, and distributed training are adapted to a machine without a GPU. No process group
+    is started.
 
     Args:
         args: The parsed options of :func:`mmpelk.engine.command_line.add_runner_arguments`.
@@ -65,7 +66,7 @@ def read_config(path: str, options: dict | None = None) -> Config:
 
 
 def _adapt_to_machine(cfg: Config) -> None:
-    """Train in float32 and without CUDA devices if the machine has no GPU."""
+    """Train in float32, without SyncBN, and without CUDA devices if the machine has no GPU."""
     if has_gpu():
         return
     if cfg.get('optim_wrapper', {}).get('type') == 'AmpOptimWrapper':
@@ -81,6 +82,9 @@ def _adapt_to_machine(cfg: Config) -> None:
             broadcast_buffers=False,
             find_unused_parameters=cfg.get('find_unused_parameters', False),
         )
+        # torch's SyncBatchNorm runs on GPUs only. The runner reverts the layers that the model has.
+        cfg.sync_bn = None
+        cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='AverageStatisticsHook')]
 
 
 def has_gpu() -> bool:
@@ -89,7 +93,9 @@ def has_gpu() -> bool:
 
 
 def enable_amp(cfg: Config) -> None:
-    """Enable automatic mixed precision (``--amp``).
+    """Enable automatic mixed precision (``--amp``): in bfloat16 if the GPU has it, otherwise in float16 with a dynamic loss scale.
+
+    A layer scale of 1e-6 makes gradients that underflow in float16. A config that asks for AMP itself is left unchanged.
 
     Raises:
         InputError: If there is no GPU, or the config has an optimizer wrapper that AMP cannot replace.
@@ -99,5 +105,9 @@ def enable_amp(cfg: Config) -> None:
     wrapper = cfg.optim_wrapper.get('type', 'OptimWrapper')
     if wrapper not in ('OptimWrapper', 'AmpOptimWrapper'):
         raise InputError(f'--amp replaces OptimWrapper, but the config has optim_wrapper.type={wrapper!r}')
-    cfg.optim_wrapper.type = 'AmpOptimWrapper'
-    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if wrapper == 'AmpOptimWrapper':
+        return
+    has_bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    # The exponents of bfloat16 are those of float32, so the loss needs no scale.
+    amp = dict(dtype='bfloat16', loss_scale=dict(enabled=False)) if has_bfloat16 else dict(dtype='float16', loss_scale='dynamic')
+    cfg.optim_wrapper.update(type='AmpOptimWrapper', **amp)

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 from mmengine.config import Config
 from mmengine.dataset import Compose
-from mmengine.hooks import EMAHook
-from mmengine.registry import RUNNERS
+from mmengine.dist import all_reduce_params
+from mmengine.hooks import CheckpointHook, EMAHook, Hook
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import HOOKS, RUNNERS
 from mmengine.runner import Runner
+from mmengine.runner.checkpoint import CheckpointLoader
 from PIL import Image
 from torch import distributed as dist
+from torch import nn
 
+from mmpelk.checkpoints import model_weights
 from mmpelk.utils.errors import InputError, build_errors, first_line
 
 from .config import has_gpu
+from .preflight import unwrap
 
 
 class NamingPipeline(Compose):
@@ -45,8 +53,27 @@ def _is_readable(path: str) -> bool:
     return True
 
 
+@HOOKS.register_module()
+class AverageStatisticsHook(Hook):
+    """Average the model's buffers, such as BatchNorm's running statistics, over the processes after each training iteration.
+
+    Training on several CPU processes needs it, because SyncBN runs on GPUs only: all processes validate, average (EMA), and save the
+    same statistics.
+    """
+
+    priority = 'HIGH'  # before EMAHook
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Average the buffers of a floating-point type."""
+        all_reduce_params([buffer for buffer in runner.model.buffers() if buffer.is_floating_point()], op='mean')
+
+
 class NamingRunner(Runner):
-    """mmengine's Runner with data sets that name a file that cannot be read."""
+    """mmengine's Runner with data sets that name a file that cannot be read, and without SyncBN on CPUs."""
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        """Wrap the model for distributed training. mmengine reverts SyncBN on one process; this does it on several CPU processes."""
+        return super().wrap_model(model_wrapper_cfg, model if has_gpu() else revert_sync_batchnorm(model))
 
     @staticmethod
     def build_dataloader(dataloader, *args, **kwargs):
@@ -76,7 +103,9 @@ def build_runner(cfg: Config) -> Runner:
 def accumulate_gradients(runner: Runner) -> None:
     """Accumulate gradients over several iterations to reach the config's ``total_batch_size``, if it has one.
 
-    EMA hooks then average once per optimizer step.
+    EMA hooks then average once per optimizer step. What the config counts in iterations (the length of an iteration-based training, the
+    learning rate's schedule, the intervals of validation and checkpoints) is multiplied, so that it stays the same in optimizer steps
+    and in images.
 
     Raises:
         InputError: If the total batch size is not a multiple of the number of processes times the batch size.
@@ -95,6 +124,43 @@ def accumulate_gradients(runner: Runner) -> None:
     for hook in runner.hooks:
         if isinstance(hook, EMAHook):
             hook.ema_cfg['interval'] = steps
+        if isinstance(hook, CheckpointHook) and not hook.by_epoch:
+            hook.interval *= steps
+    if 'max_iters' in runner._train_loop:
+        _multiply(runner._train_loop, ('max_iters', 'val_begin', 'val_interval'), steps)
+    schedulers = runner.param_schedulers or []
+    for scheduler in [schedulers] if isinstance(schedulers, dict) else schedulers:
+        if not scheduler.get('by_epoch', True):
+            _multiply(scheduler, ('begin', 'end', 'milestones', 'step_size', 'T_max'), steps)
     runner.logger.info(
         f'batch {total} = {runner.world_size} processes x {batch} images x {steps} iterations of accumulated gradients'
+    )
+
+
+def _multiply(options: dict, names: tuple[str, ...], factor: int) -> None:
+    """Multiply the options with the given names, numbers or lists of numbers, if they are set."""
+    for name in names:
+        value = options.get(name)
+        if value is not None:
+            options[name] = [item * factor for item in value] if isinstance(value, list) else value * factor
+
+
+def initialize_head(runner: Runner, path: str) -> None:
+    """Let a classifier's head start from a checkpoint too, if the checkpoint has a head of the same shape.
+
+    Args:
+        runner: A runner whose model has not been initialized yet.
+        path: The checkpoint.
+    """
+    head = getattr(unwrap(runner.model), 'head', None)
+    if not isinstance(head, nn.Module):
+        return
+    weights = model_weights(CheckpointLoader.load_checkpoint(path, 'cpu'), 'head.')
+    fits = {name: value.shape for name, value in weights.items()} == {
+        name: value.shape for name, value in head.state_dict().items()
+    }
+    if fits:
+        head.init_cfg = dict(type='Pretrained', checkpoint=path, prefix='head.')
+    runner.logger.info(
+        f'the head starts from {path if fits else "random weights, because the checkpoint has no head of its shape"}'
     )

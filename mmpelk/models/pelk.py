@@ -158,7 +158,8 @@ class PeLKConvNeXt(BaseModule):
         frozen_stages (int): -1 freezes nothing, 0 the stem, n the stem and the first n stages. Defaults to -1.
         norm_eval (bool): Whether to keep BatchNorm in eval mode during training. Defaults to False.
         with_cp (bool): Whether to recompute the MLPs in the backward pass to save memory. Defaults to False.
-        norm_cfg (dict): Norm of the convolution branches. Defaults to ``dict(type='BN')``.
+        norm_cfg (dict, optional): Norm of the convolution branches; None for no norms and a bias instead.
+            Defaults to ``dict(type='BN')``.
         deploy (str, optional): Build the model as :meth:`switch_to_deploy` leaves it, for checkpoints that tools/deploy.py wrote:
             'plain', or 'grid' to keep the grids. Defaults to None.
         backend (str): How convolutions are evaluated: 'auto', or one of ``mmpelk.ops.available_backends()``.
@@ -201,7 +202,7 @@ class PeLKConvNeXt(BaseModule):
         frozen_stages: int = -1,
         norm_eval: bool = False,
         with_cp: bool = False,
-        norm_cfg: dict = dict(type='BN'),
+        norm_cfg: dict | None = dict(type='BN'),
         deploy: str | None = None,
         backend: str = 'auto',
         init_cfg: dict | None = None,

@@ -24,15 +24,17 @@ class StripeConv(nn.Module):
         channels: C.
         kernel_size: Odd length k of the stripes.
         width: Odd width w of the stripes.
-        norm_cfg: Config of the stripes' norms.
+        norm_cfg: Config of the stripes' norms; None for no norms.
         norm_scale: Initial weight of the norms.
         backend: See :func:`mmpelk.ops.depthwise_conv2d`.
     """
 
-    def __init__(self, channels: int, kernel_size: int, width: int, norm_cfg: dict, norm_scale: float, backend: str) -> None:
+    def __init__(
+        self, channels: int, kernel_size: int, width: int, norm_cfg: dict | None, norm_scale: float, backend: str
+    ) -> None:
         super().__init__()
         self.backend = backend
-        self.vertical = DepthwiseConv2d(channels, (kernel_size, width), bias=False, backend=backend)
+        self.vertical = DepthwiseConv2d(channels, (kernel_size, width), bias=norm_cfg is None, backend=backend)
         self.vertical_norm = _branch_norm(norm_cfg, channels, norm_scale)
         self.horizontal = DepthwiseConv2d(channels, (width, kernel_size), bias=False, backend=backend)
         self.horizontal_norm = _branch_norm(norm_cfg, channels, norm_scale)
@@ -70,9 +72,10 @@ class TokenMixer(nn.Module):
         x -> split -> BN(large kernel) + BN(small kernel) + <w, h> -> concat
                    -> unchanged ------------------------------------>
 
-    The constant <w, h> of Eq. 3 is added after the BatchNorm, which would remove it. Without a small branch there is no BatchNorm,
-    and the convolution has a bias instead. In the stripe form, BN(large kernel) is BN(k x w) + BN(w x k). If the BatchNorms are in
-    eval mode and the small kernel lies inside the grid's fine center, everything is one partial convolution on the grid.
+    The constant <w, h> of Eq. 3 is added after the BatchNorm, which would remove it. ``norm_cfg=None`` removes the BatchNorms and gives
+    the large kernel a bias instead. ``small_kernel=None`` removes the small branch alone. In the stripe form, BN(large kernel) is
+    BN(k x w) + BN(w x k). If the BatchNorms are in eval mode and the small kernel lies inside the grid's fine center, everything is
+    one partial convolution on the grid.
 
     Args:
         channels: C.
@@ -80,7 +83,7 @@ class TokenMixer(nn.Module):
         conv_ratio: Share of the channels that are convolved.
         small_kernel: Odd kernel size of the small branch, at most the size of the large kernel; None for no branch.
         pos_embed_mode: See :func:`mmpelk.ops.pos_embed_term`.
-        norm_cfg: Config of the branches' norms.
+        norm_cfg: Config of the branches' norms; None for no norms.
         backend: See :func:`mmpelk.ops.peripheral_conv2d`.
         stripes: Whether the large kernel consists of two stripes. They are as wide as the small kernel, or 5 without one.
     """
@@ -92,7 +95,7 @@ class TokenMixer(nn.Module):
         conv_ratio: float,
         small_kernel: int | None,
         pos_embed_mode: str,
-        norm_cfg: dict,
+        norm_cfg: dict | None,
         backend: str,
         stripes: bool,
     ) -> None:
@@ -105,14 +108,13 @@ class TokenMixer(nn.Module):
         has_small = small_kernel is not None
         # The sum of the branches has a variance of 1, the scale of the channels that pass unchanged.
         norm_scale = (1 + stripes + has_small) ** -0.5
-        self.large_norm = nn.Identity()
         if stripes:
             width = small_kernel or DEFAULT_STRIPE_WIDTH
             self.large = StripeConv(self.conv_channels, grid.kernel_size, width, norm_cfg, norm_scale, backend)
+            self.large_norm = nn.Identity()
         else:
-            self.large = PeripheralConv2d(self.conv_channels, grid, bias=not has_small, backend=backend)
-            if has_small:
-                self.large_norm = _branch_norm(norm_cfg, self.conv_channels, norm_scale)
+            self.large = PeripheralConv2d(self.conv_channels, grid, bias=norm_cfg is None, backend=backend)
+            self.large_norm = _branch_norm(norm_cfg, self.conv_channels, norm_scale)
         self.small = DepthwiseConv2d(self.conv_channels, small_kernel, bias=False, backend=backend) if has_small else None
         self.small_norm = _branch_norm(norm_cfg, self.conv_channels, norm_scale) if has_small else None
 
@@ -234,8 +236,10 @@ class TokenMixer(nn.Module):
             self.small_norm = nn.Identity()
 
 
-def _branch_norm(norm_cfg: dict, channels: int, scale: float) -> nn.Module:
-    """Build the norm of a branch, with its weight initialized to ``scale``."""
+def _branch_norm(norm_cfg: dict | None, channels: int, scale: float) -> nn.Module:
+    """Build the norm of a branch, with its weight initialized to ``scale``. None gives no norm."""
+    if norm_cfg is None:
+        return nn.Identity()
     norm = build_norm_layer(norm_cfg, channels)[1]
     nn.init.constant_(norm.weight, scale)
     return norm

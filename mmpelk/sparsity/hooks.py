@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import broadcast, broadcast_object_list
+from mmengine.dist import all_reduce_params, broadcast, broadcast_object_list, get_rank
 from mmengine.hooks import EMAHook, Hook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
-from mmengine.registry import HOOKS
+from mmengine.registry import HOOKS, MODELS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
@@ -24,12 +24,12 @@ from mmpelk.utils.errors import InputError
 from .densities import ALLOCATIONS, erk_counts, snip_counts, uniform_counts
 from .masks import mask_of_zeros, prune_and_grow, random_mask, shared_kernels, sparse_weights
 
-# Maximum batch size of a forward pass for SNIP, which runs in float32 and must not need more memory than training with AMP.
-MAX_SNIP_BATCH = 16
-
 
 class SparsityHook(Hook, ABC):
-    """Keep pruned weights, their optimizer state, and their moving averages at zero, and save the masks in checkpoints.
+    """Keep pruned weights and their moving averages at zero, and save the masks in checkpoints.
+
+    As in SLaK, the mask leaves the moments of Adam alone: they follow the gradients of pruned weights too, so a weight that grows again
+    takes steps of the usual size. The momentum of SGD is masked.
 
     Hooks of the optimizer apply the masks, so they follow its steps: gradient accumulation makes one step of many iterations, and a
     step that AMP skips does not count.
@@ -81,12 +81,9 @@ class SparsityHook(Hook, ABC):
 
     @torch.no_grad()
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Count an optimizer step and apply the masks after it."""
+        """Count an optimizer step and apply the masks after it. EMAHook averages the masked weights later in the iteration."""
         self.steps += 1
         self._apply(optimizer)
-
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Mask the moving averages if the masks have changed. Otherwise, their pruned entries are already zero."""
         if self._averages_stale:
             self._apply_to_averages()
 
@@ -138,20 +135,22 @@ class SparsityHook(Hook, ABC):
 
     @torch.no_grad()
     def _apply(self, optimizer: torch.optim.Optimizer) -> None:
-        """Set pruned weights and their optimizer state to zero."""
+        """Set pruned weights, and their momentum if the optimizer is SGD, to zero."""
         for name, mask in self.masks.items():
             weight = self._weights[name]
             weight.mul_(mask)
-            for value in optimizer.state.get(weight, {}).values():
-                if isinstance(value, Tensor) and value.shape == mask.shape:
-                    value.mul_(mask)
+            momentum = optimizer.state.get(weight, {}).get('momentum_buffer')
+            if momentum is not None:
+                momentum.mul_(mask)
 
     @torch.no_grad()
     def _apply_to_averages(self) -> None:
-        """Set the pruned entries of the moving averages to zero."""
+        """Set the pruned entries of the moving averages to zero. The average of a grown weight starts at its value, as in SLaK."""
         for averages in self._averages:
             for name, mask in self.masks.items():
-                averages[name].mul_(mask.to(averages[name].device))
+                average = averages[name]
+                mask, weight = mask.to(average.device), self._weights[name].to(average.device)
+                average.copy_(torch.where(average == 0, weight, average).mul_(mask))
         self._averages_stale = False
 
     def density(self) -> float:
@@ -172,7 +171,8 @@ class SparsityHook(Hook, ABC):
 class DynamicSparsityHook(SparsityHook):
     """Train with dynamic sparsity from the start (SLaK), as PeLK does on ImageNet.
 
-    Every 2-D and 4-D weight gets a random mask with the density of its layer. Every ``interval`` optimizer steps, each layer drops
+    Every 2-D and 4-D weight gets a random mask with the density of its layer. If training starts from sparse weights, such as those of
+    ``--pretrained`` or ``load_from``, their zeros are the first masks instead. Every ``interval`` optimizer steps, each layer drops
     the fraction p of its weights with the smallest magnitudes and grows as many at random, initialized to 0. p decreases from
     ``rate`` to ``final_rate`` over the run, along a half cosine.
 
@@ -180,9 +180,8 @@ class DynamicSparsityHook(SparsityHook):
         sparsity (float): Fraction of the weights that are zero, in [0, 1). Defaults to 0.4.
         allocation (str): Method that determines the density of each layer: 'snip' (from one batch of training data), 'erk', or
             'uniform'. Defaults to 'snip'.
-        interval (int): Optimizer steps between changes of the masks. The paper uses 2000 for PeLK-T and 100 for S and B. Defaults to
-            2000.
-        rate (float): p at the start. The paper uses 0.5 for PeLK-T and 0.3 for S and B. Defaults to 0.5.
+        interval (int): Optimizer steps between changes of the masks. SLaK uses 2000 for T and 100 for S and B. Defaults to 2000.
+        rate (float): p at the start. SLaK uses 0.5 for T and 0.3 for S and B. Defaults to 0.5.
         final_rate (float): p at the end. Defaults to 0.005.
         seed (int): Seed of everything drawn at random. Defaults to 0.
         prefix (str): Only parameters whose name starts with it are masked. Defaults to '', which masks all.
@@ -224,16 +223,20 @@ class DynamicSparsityHook(SparsityHook):
         self._total_steps = math.ceil(runner.max_iters / runner.optim_wrapper._accumulative_counts)
 
     def initial_masks(self, runner: Runner, model: nn.Module) -> dict[str, Tensor]:
-        """Return random masks with the densities that ``allocation`` determines."""
+        """Return the masks of the loaded weights' zeros. Dense weights get random masks with the densities of ``allocation``."""
         if not self._weights:
             raise InputError(f"DynamicSparsityHook: the model has no 2-D or 4-D weight under prefix '{self.prefix}'")
+        masks = mask_of_zeros(self._weights, shared_kernels(model))
+        if masks:
+            runner.logger.info('DynamicSparsityHook: the loaded weights are sparse; training starts from their zeros')
+            return masks
         shapes = {name: weight.shape for name, weight in self._weights.items()}
         density = 1 - self.sparsity
         if self.allocation == 'snip':
             counts = snip_counts(self._snip_scores(runner, model), density)
         else:
             counts = (erk_counts if self.allocation == 'erk' else uniform_counts)(shapes, density)
-        # The scores of randomly augmented images differ between ranks, so all ranks use the counts of rank 0.
+        # Rounding may differ between GPUs, so all ranks use the counts of rank 0.
         shared = [counts]
         broadcast_object_list(shared)
         counts = shared[0]
@@ -244,23 +247,27 @@ class DynamicSparsityHook(SparsityHook):
         }
 
     def _snip_scores(self, runner: Runner, model: nn.Module) -> dict[str, Tensor]:
-        """Compute |weight * gradient| on one batch of training data. A copy of the model is used to keep its BatchNorm statistics."""
+        """Compute |weight * gradient| on one batch of training data per process, in float32.
+
+        As in SLaK, the batch is not mixed (mixup, CutMix), and a classifier's loss is the cross-entropy without label smoothing. A copy
+        of the model is used to keep its BatchNorm statistics.
+        """
         model = copy.deepcopy(model).train()
-        weights = sparse_weights(model, self.prefix)
+        if hasattr(getattr(model, 'head', None), 'loss_module'):  # a classifier of mmpretrain
+            # Cross-entropy that takes one-hot labels too.
+            model.head.loss_module = MODELS.build(dict(type='LabelSmoothLoss', label_smooth_val=0.0, mode='original'))
+            model.data_preprocessor.batch_augments = None
         loader = runner.train_dataloader
-        order = torch.randperm(len(loader.dataset), generator=self._generator('batch', '', 'cpu'))
-        indices = order[: loader.batch_size or loader.batch_sampler.batch_size].tolist()
-        for start in range(0, len(indices), MAX_SNIP_BATCH):
-            part = indices[start : start + MAX_SNIP_BATCH]
-            if len(part) == 1 and start:
-                break  # BatchNorm cannot train on a single sample
-            batch = model.data_preprocessor(loader.collate_fn([loader.dataset[i] for i in part]), True)
-            loss, _ = model.parse_losses(model._run_forward(batch, mode='loss'))
-            loss.backward()
-        return {
-            name: (weight * weight.grad).abs().detach() if weight.grad is not None else torch.zeros_like(weight)
-            for name, weight in weights.items()
-        }
+        order = torch.randperm(len(loader.dataset), generator=self._generator('batch', '', 'cpu')).tolist()
+        size = min(loader.batch_size or loader.batch_sampler.batch_size, len(order))
+        images = [loader.dataset[order[(get_rank() * size + i) % len(order)]] for i in range(size)]
+        batch = model.data_preprocessor(loader.collate_fn(images), True)
+        loss, _ = model.parse_losses(model._run_forward(batch, mode='loss'))
+        loss.backward()
+        weights = sparse_weights(model, self.prefix)
+        gradients = {name: torch.zeros_like(weight) if weight.grad is None else weight.grad for name, weight in weights.items()}
+        all_reduce_params(gradients.values(), op='mean')
+        return {name: (weight * gradients[name]).abs().detach() for name, weight in weights.items()}
 
     def before_step(self, runner: Runner) -> None:
         """Prune and grow every ``interval`` steps.
@@ -301,7 +308,7 @@ class DynamicSparsityHook(SparsityHook):
 
 @HOOKS.register_module()
 class FixedSparsityHook(SparsityHook):
-    """Keep the zeros of the weights that training starts from, as in the paper's downstream training.
+    """Keep the zeros of the weights that training starts from, for downstream training and fine-tuning.
 
     A layer is dense if at least 99% of its weights are nonzero. If no layer is sparse, the hook changes nothing and logs that.
 

@@ -1,6 +1,9 @@
 """The printed numbers agree with the configs and the sharing grids."""
 
-from conftest import CONFIGS
+import json
+
+from conftest import CONFIGS, ROOT
+from mmengine.config import Config
 
 from mmpelk.analysis import paper
 from mmpelk.ops import SharingGrid
@@ -11,6 +14,24 @@ def test_every_row_has_its_config_and_every_explanation_its_row():
         assert row.config is None or (CONFIGS / f'{row.config}.py').exists()
     rows = {(row.table, row.method, f'{row.size[0]}x{row.size[1]}') for row in paper.ROWS}
     assert set(paper.EXPLANATIONS) <= rows
+
+
+def test_rows_of_table_4_have_configs_of_their_input_size():
+    rows = [row for row in paper.ROWS if row.table == 4 and row.config]
+    assert len(rows) == 18
+    for row in rows:
+        cfg = Config.fromfile(CONFIGS / f'{row.config}.py')
+        (crop,) = (step for step in cfg.train_dataloader.dataset.pipeline if step.type == 'RandomResizedCrop')
+        assert (crop.scale, crop.scale) == row.size, row.config
+
+
+def test_table_4_without_one_convolution():
+    """PeLK-T and -S come out to the printed digit if one 51x51 convolution of stage 1 (46 channels, 56x56) is left out."""
+    counted = {row['config']: row['gmacs_ours'] for row in json.loads((ROOT / 'docs/complexity/complexity.json').read_text())}
+    convolution = 0.6 * 46 * 56**2 * 51**2 / 1e9
+    for config, printed, exact in (('pelk_t_in1k', 5.6, 5.600), ('pelk_s_in1k', 10.7, 10.692)):
+        assert round(counted[config], 1) != printed and round(counted[config] - convolution, 1) == printed
+        assert round(counted[config] - convolution, 3) == exact
 
 
 def test_ratios_of_tables_5_and_6_and_fig_2_to_the_printed_digit():

@@ -19,6 +19,7 @@ LIKE_CONVNEXT = dict(
     kernel_form='dense',
     conv_ratio=1.0,
     small_kernel=None,
+    norm_cfg=None,
     pos_embed=None,
     out_indices=(3,),
     gap_before_final_norm=True,
@@ -129,12 +130,12 @@ def test_convnext(rename):
     assert states == {'loaded', 'unused: not in the model'}  # a backbone has no head
 
 
-SLAK = dict(LIKE_CONVNEXT, kernel_sizes=(13, 13, 13, 13))
+SLAK = dict(LIKE_CONVNEXT, kernel_sizes=(13, 13, 13, 13), small_kernel=5, norm_cfg=dict(type='BN'))
 
 
 @pytest.mark.parametrize(
     'mixer, options',
-    [('stripes', dict(kernel_form='stripe', small_kernel=5)), ('dense', dict(small_kernel=5)), ('merged', {})],
+    [('stripes', dict(kernel_form='stripe')), ('dense', {}), ('merged', dict(small_kernel=None, norm_cfg=None))],
 )
 def test_slak(mixer, options):
     official, model = Official(mixer), PeLK(**{**SLAK, **options}).eval()
@@ -149,7 +150,7 @@ def test_pruned_zeros_survive():
     official = Official('stripes')
     with torch.no_grad():
         official.stages[0][0].pwconv1.weight[:, ::2] = 0
-    model = PeLK(**{**SLAK, 'kernel_form': 'stripe', 'small_kernel': 5})
+    model = PeLK(**{**SLAK, 'kernel_form': 'stripe'})
     fits, _ = convert(official.state_dict(), model)
     assert (fits['backbone.stages.0.0.pointwise_conv1.weight'] == 0).float().mean() == 0.5
 

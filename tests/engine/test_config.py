@@ -3,6 +3,7 @@
 import argparse
 
 import pytest
+import torch
 from conftest import CONFIGS
 from mmengine.config import Config
 from torch import distributed as dist
@@ -122,8 +123,18 @@ def test_reading_a_distributed_config_starts_no_process_group(without_gpu, monke
     assert 'model_wrapper_cfg' not in load(DEMO)
 
 
+def test_sync_bn_is_for_gpus(without_gpu):
+    """On CPUs, a hook averages the statistics instead. One process needs neither."""
+    cfg = load(DEMO, '--launcher', 'pytorch')
+    assert cfg.sync_bn is None and cfg.custom_hooks[-1] == dict(type='AverageStatisticsHook')
+    cfg = load(DEMO)
+    assert cfg.sync_bn == 'torch' and 'AverageStatisticsHook' not in [hook.type for hook in cfg.custom_hooks]
+
+
 def test_ddp_uses_the_devices_of_a_gpu_machine(with_gpu):
-    assert 'model_wrapper_cfg' not in load(DEMO, '--launcher', 'pytorch')
+    cfg = load(DEMO, '--launcher', 'pytorch')
+    assert 'model_wrapper_cfg' not in cfg and cfg.sync_bn == 'torch'
+    assert 'AverageStatisticsHook' not in [hook.type for hook in cfg.custom_hooks]
 
 
 def test_local_rank(monkeypatch):
@@ -135,13 +146,17 @@ def test_local_rank(monkeypatch):
     assert os.environ['LOCAL_RANK'] == '3'
 
 
-def test_enable_amp(with_gpu):
+@pytest.mark.parametrize('bfloat16', [True, False])
+def test_enable_amp(with_gpu, monkeypatch, bfloat16):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda including_emulation: bfloat16)
     cfg = Config(dict(optim_wrapper=dict(optimizer=dict(type='SGD'))))
     enable_amp(cfg)
-    assert cfg.optim_wrapper == dict(type='AmpOptimWrapper', loss_scale='dynamic', optimizer=dict(type='SGD'))
+    options = dict(dtype='bfloat16', loss_scale=dict(enabled=False)) if bfloat16 else dict(dtype='float16', loss_scale='dynamic')
+    assert cfg.optim_wrapper == dict(type='AmpOptimWrapper', optimizer=dict(type='SGD'), **options)
     cfg = Config(dict(optim_wrapper=dict(type='AmpOptimWrapper', loss_scale=512.0)))
     enable_amp(cfg)
-    assert cfg.optim_wrapper.loss_scale == 512.0
+    assert cfg.optim_wrapper == dict(type='AmpOptimWrapper', loss_scale=512.0)
     with pytest.raises(InputError, match=r"--amp replaces OptimWrapper, but the config has optim_wrapper.type='Own'"):
         enable_amp(Config(dict(optim_wrapper=dict(type='Own'))))
 

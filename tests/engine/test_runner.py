@@ -10,11 +10,13 @@ import mmcv.transforms  # noqa: F401  registers LoadImageFromFile
 import numpy as np
 import pytest
 import torch
+from conftest import CONFIGS
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset, Compose
-from mmengine.hooks import EMAHook
+from mmengine.hooks import CheckpointHook, EMAHook
 from mmengine.registry import MODELS, init_default_scope
 from torch import distributed as dist
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmpelk.engine import runner as runner_module
 from mmpelk.engine.runner import NamingPipeline, NamingRunner, accumulate_gradients, build_runner
@@ -127,22 +129,69 @@ def test_build_runner(toy, tmp_path):
     assert isinstance(runner, NamingRunner) and isinstance(runner.model, toy) and not dist.is_initialized()
 
 
-def test_build_runner_starts_the_process_group(toy, tmp_path, monkeypatch):
-    """On a CPU, with gloo, and with DDP around the model."""
+@pytest.fixture
+def launched(monkeypatch):
+    """The environment of the only process that torchrun has launched. Its process group, if the test starts one, is destroyed."""
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
     for name, value in dict(RANK=0, LOCAL_RANK=0, WORLD_SIZE=1, MASTER_ADDR='127.0.0.1', MASTER_PORT=port, **THREADS).items():
         monkeypatch.setenv(name, str(value))
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.fixture
+def process_group(launched):
+    dist.init_process_group('gloo')
+
+
+def test_build_runner_starts_the_process_group(toy, tmp_path, monkeypatch, launched):
+    """On a CPU, with gloo, and with DDP around the model."""
     monkeypatch.setattr(runner_module, 'has_gpu', lambda: False)
     cfg = runner_config(tmp_path)
     cfg.launcher = 'pytorch'
     cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None)
-    try:
-        runner = build_runner(cfg)
-        assert dist.get_backend() == 'gloo' and runner.distributed and isinstance(runner.model.module, toy)
-    finally:
-        dist.destroy_process_group()
+    runner = build_runner(cfg)
+    assert dist.get_backend() == 'gloo' and runner.distributed and isinstance(runner.model.module, toy)
+
+
+TINY = dict(
+    PeLK=dict(depths=(1, 1, 1, 1), channels=(16,) * 4),
+    RepLKNet=dict(large_kernel_sizes=(31, 29, 27, 13), layers=(1,) * 4, channels=(20,) * 4, small_kernel=5, dw_ratio=1),
+)
+
+
+@pytest.mark.parametrize('gpu', [True, False], ids=['gpu', 'cpu'])
+@pytest.mark.parametrize(
+    'name', ['upernet_pelk_t_ade20k', 'baselines/upernet_slak_t_ade20k', 'baselines/upernet_replknet_b_ade20k']
+)
+def test_several_gpus_share_the_statistics_of_batch_norm(name, gpu, tmp_path, monkeypatch, process_group):
+    """The configs' BatchNorms, in the backbone and in the heads, become SyncBN on several GPUs and BatchNorm on several CPUs."""
+    cfg = Config.fromfile(CONFIGS / f'{name}.py')
+    init_default_scope('mmseg')
+    cfg.model.backbone.arch = TINY[cfg.model.backbone.type.split('.')[-1]]
+    cfg.model.decode_head.update(in_channels=[20] * 4, channels=16)
+    cfg.model.auxiliary_head.update(in_channels=20, channels=16)
+    monkeypatch.setattr(runner_module, 'has_gpu', lambda: gpu)
+    # DDP refuses SyncBN on this machine's CPU.
+    monkeypatch.setattr(torch.nn.parallel.DistributedDataParallel, '_passing_sync_batchnorm_handle', lambda self, module: None)
+    runner = build_runner(
+        Config(
+            dict(
+                model=cfg.model,
+                default_scope='mmseg',
+                work_dir=str(tmp_path),
+                launcher='pytorch',
+                sync_bn=cfg.sync_bn if gpu else None,  # load_config removes it
+                model_wrapper_cfg=dict(type='MMDistributedDataParallel', device_ids=None),
+                experiment_name=tmp_path.name,
+            )
+        )
+    )
+    for part in ('backbone', 'decode_head'):
+        norms = [module for module in getattr(runner.model.module, part).modules() if isinstance(module, _BatchNorm)]
+        assert len(norms) >= 8 and {isinstance(norm, torch.nn.SyncBatchNorm) for norm in norms} == {gpu}
 
 
 @pytest.mark.parametrize(
@@ -167,12 +216,18 @@ def test_missing_work_dir(toy):
         build_runner(Config(dict(model=dict(type='ToyForTests'), launcher='none')))
 
 
-def fake_runner(total, batch, processes, hooks=()):
+def fake_runner(total, batch, processes, hooks=(), loop=None, schedulers=None):
     cfg = Config(dict(train_dataloader=dict(batch_size=batch)))
     if total is not None:
         cfg.total_batch_size = total
     return SimpleNamespace(
-        cfg=cfg, world_size=processes, optim_wrapper=dict(type='OptimWrapper'), hooks=list(hooks), logger=logging.getLogger()
+        cfg=cfg,
+        world_size=processes,
+        optim_wrapper=dict(type='OptimWrapper'),
+        hooks=list(hooks),
+        logger=logging.getLogger(),
+        _train_loop=loop or dict(by_epoch=True, max_epochs=3, val_interval=1),
+        param_schedulers=schedulers,
     )
 
 
@@ -182,6 +237,26 @@ def test_accumulated_iterations_make_the_total_batch_size(total, batch, processe
     runner = fake_runner(total, batch, processes, [ema])
     accumulate_gradients(runner)
     assert runner.optim_wrapper['accumulative_counts'] == steps and ema.ema_cfg['interval'] == steps
+
+
+def test_accumulation_keeps_the_schedule_in_optimizer_steps():
+    """On 4 GPUs instead of 8, a training of 160k iterations takes 320k, and its schedule and intervals grow with it."""
+    hooks = [CheckpointHook(interval=16000, by_epoch=False), CheckpointHook(interval=2)]
+    loop = dict(type='IterBasedTrainLoop', max_iters=160000, val_interval=16000)
+    schedulers = [
+        dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=1500),
+        dict(type='MultiStepLR', by_epoch=False, milestones=[10, 20]),
+        dict(type='MultiStepLR', by_epoch=True, begin=0, end=36, milestones=[27, 33]),
+    ]
+    accumulate_gradients(fake_runner(16, 2, 4, hooks, loop, schedulers))
+    assert loop == dict(type='IterBasedTrainLoop', max_iters=320000, val_interval=32000)
+    assert (schedulers[0]['begin'], schedulers[0]['end'], schedulers[0]['start_factor']) == (0, 3000, 1e-6)
+    assert schedulers[1]['milestones'] == [20, 40] and schedulers[2]['milestones'] == [27, 33] and schedulers[2]['end'] == 36
+    assert [hook.interval for hook in hooks] == [32000, 2]
+    loop = dict(by_epoch=True, max_epochs=36, val_interval=1)
+    one = dict(type='LinearLR', by_epoch=False, end=1000)
+    accumulate_gradients(fake_runner(16, 2, 4, (), loop, one))
+    assert loop == dict(by_epoch=True, max_epochs=36, val_interval=1) and one['end'] == 2000
 
 
 def test_no_total_batch_size_accumulates_nothing():

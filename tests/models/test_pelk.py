@@ -45,12 +45,30 @@ def test_any_size(arch, size):
     assert {name for name, _ in model.named_children() if name.startswith('norm')} == {'norm1', 'norm3'}
 
 
-@pytest.mark.parametrize('options', [{}, dict(small_kernel=None), dict(pos_embed='per_channel', pos_embed_mode='inside')])
+@pytest.mark.parametrize(
+    'options',
+    [{}, dict(small_kernel=None), dict(small_kernel=None, norm_cfg=None), dict(pos_embed='per_channel', pos_embed_mode='inside')],
+)
 def test_every_parameter_gets_a_gradient(options):
     model = PeLK(SMALL, layer_scale_init_value=1.0, **options)
     sum(output.square().mean() for output in model(torch.randn(2, 3, 65, 96))).backward()
     # A bias that is added to all outputs of a convolution still affects the loss, because the LayerNorm is over the channels.
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+
+
+def test_branch_and_norms_are_separate_switches():
+    """Without the small branch, the large kernel keeps its BatchNorm. Without norms, it has a bias."""
+
+    def parts(**options):
+        mixer = PeLK(SMALL, **options).stages[0][0].token_mixer
+        return mixer.small is not None, isinstance(mixer.large_norm, nn.BatchNorm2d), mixer.large.bias is not None
+
+    assert parts() == (True, True, False)
+    assert parts(small_kernel=None) == (False, True, False)
+    assert parts(norm_cfg=None) == (True, False, True)
+    assert parts(small_kernel=None, norm_cfg=None) == (False, False, True)
+    # With one branch instead of two, the BatchNorm starts at 1, so the output has the same variance.
+    assert PeLK(SMALL, small_kernel=None).stages[0][0].token_mixer.large_norm.weight.tolist() == pytest.approx([1] * 7)
 
 
 @pytest.mark.parametrize('pos_embed, channels', [('shared', 1), ('per_channel', 7), (None, 0)])
@@ -62,11 +80,11 @@ def test_blocks_of_a_stage_share_one_pos_embed(pos_embed, channels):
         assert shapes['stages.0.0.token_mixer.pos_embed.bias'] == (channels, 51, 51)
 
 
-@pytest.mark.parametrize('small_kernel', [5, None])
+@pytest.mark.parametrize('branches', [{}, dict(small_kernel=None), dict(small_kernel=None, norm_cfg=None)])
 @pytest.mark.parametrize('mode', ['train', 'eval'])
 @pytest.mark.parametrize('arch, size', [('atto', 128), ('atto', 512), ('tiny', 224)])
-def test_convolved_and_passed_channels_start_on_one_scale(arch, size, mode, small_kernel):
-    model = PeLK(arch, small_kernel=small_kernel).train(mode == 'train')
+def test_convolved_and_passed_channels_start_on_one_scale(arch, size, mode, branches):
+    model = PeLK(arch, **branches).train(mode == 'train')
     ratios = []
 
     def measure(mixer, inputs, output):
@@ -122,7 +140,7 @@ def randomize(model):
             nn.init.uniform_(module.weight, 0.5, 2)
             nn.init.normal_(module.bias)
     for name, parameter in model.named_parameters():
-        if 'pos_embed' in name or name.endswith('large.bias'):
+        if 'pos_embed' in name or name.endswith(('large.bias', 'vertical.bias')):
             nn.init.normal_(parameter)
 
 
@@ -135,6 +153,7 @@ STRIPES = dict(kernel_form='stripe', pos_embed=None, conv_ratio=1.0)
     [
         {}, dict(small_kernel=None), dict(pos_embed=None, conv_ratio=1.0), dict(pos_embed='per_channel'), dict(center_size=3),
         dict(kernel_form='dense', kernel_sizes=(31, 29, 27, 13)), STRIPES, dict(STRIPES, small_kernel=None),
+        dict(norm_cfg=None), dict(small_kernel=None, norm_cfg=None), dict(STRIPES, small_kernel=None, norm_cfg=None),
     ],
 )  # fmt: skip
 def test_deploy_keeps_the_outputs(options, deploy):

@@ -43,7 +43,7 @@ def test_stripes(small_kernel):
 
 
 def test_dense():
-    model = PeLK(**SMALL, kernel_form='dense', conv_ratio=1.0, pos_embed=None, small_kernel=None).double()
+    model = PeLK(**SMALL, kernel_form='dense', conv_ratio=1.0, pos_embed=None, small_kernel=None, norm_cfg=None).double()
     mixer, x = model.stages[0][0].token_mixer, torch.randn(2, 20, 9, 30).double()
     assert mixer.large.weight.shape == (20, 1, 21, 21)
     expected = F.conv2d(x, mixer.large.weight, mixer.large.bias, padding=10, groups=20)

@@ -11,7 +11,8 @@ SMALL = f"""
 _base_ = '{CONFIGS / 'demo/pelk_atto_digits_cls.py'}'
 model = dict(
     backbone=dict(
-        arch=dict(_delete_=True, depths=(1, 1, 1, 1), channels=(16, 16, 16, 16)), width_factor=1.0, small_kernel=None, pos_embed=None),
+        arch=dict(_delete_=True, depths=(1, 1, 1, 1), channels=(16, 16, 16, 16)), width_factor=1.0, small_kernel=None,
+        norm_cfg=None, pos_embed=None),
     head=dict(in_channels=16))
 """
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from conftest import CONFIGS, ROOT, TOOLS, tool_env
 
-# BatchNorm is frozen, because its statistics differ between one and two processes by design. Nothing is random: there is no
-# augmentation, no dropout, and no drop path, and every box is sampled. Rank 0 sees the images 0 and 2, and rank 1 the images 1 and 3.
-# One process sees the same images one after the other, and accumulates the gradients.
+# Where whole trainings on one and two processes are compared, BatchNorm is frozen, because without SyncBN, which needs GPUs, its
+# statistics differ. Nothing is random: there is no augmentation, no dropout, and no drop path, and every box is sampled. Rank 0 sees the
+# images 0 and 2, and rank 1 the images 1 and 3. One process sees the same images one after the other, and accumulates the gradients.
 COMMON = """
 _base_ = '{base}'
 train_dataloader = dict(
@@ -114,3 +114,41 @@ def test_two_processes_train_and_test_as_one(task, digit_scenes, tmp_path):
     for key, value in weights[1].items():
         torch.testing.assert_close(value, weights[2][key], rtol=1e-4, atol=1e-4, msg=key)
     assert metrics[1] == metrics[2] and metrics[1]
+
+
+LIVE = """
+import torch
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+
+@HOOKS.register_module()
+class FreezeBatchNormAndDropout(Hook):
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        assert all(module.training for module in runner.model.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm))
+
+    def after_train(self, runner):
+        model = getattr(runner.model, 'module', runner.model)
+        torch.save(model.state_dict(), f'{runner.work_dir}/rank{get_rank()}.pth')
+"""
+
+
+def test_live_batch_norm_on_two_processes(digit_scenes, tmp_path):
+    """BatchNorm is not frozen. Its running mean is that of the images of both processes, as if one process had seen all of them."""
+    (tmp_path / 'data').symlink_to(digit_scenes / 'data')
+    (tmp_path / 'freeze.py').write_text(LIVE)
+    name, pipeline, *_ = TASKS['segmentation']
+    for processes in (1, 2):
+        config = tmp_path / f'on{processes}.py'
+        text = COMMON.format(base=CONFIGS / 'demo' / name, indices=[0, 1, 2, 3], pipeline=pipeline, max_iters=1, accumulate=1)
+        config.write_text(text.replace('batch_size=2', f'batch_size={4 // processes}'))
+        launch('train.py', config, '--work-dir', tmp_path / f'work{processes}', cwd=tmp_path, processes=processes)
+    alone, *ranks = (
+        torch.load(tmp_path / path, weights_only=True) for path in ('work1/rank0.pth', 'work2/rank0.pth', 'work2/rank1.pth')
+    )
+    for key, value in ranks[0].items():
+        assert torch.equal(value, ranks[1][key]), key
+    first = 'backbone.stages.0.0.token_mixer.large_norm.running_mean'
+    assert alone[first].abs().max() > 1e-3
+    torch.testing.assert_close(ranks[0][first], alone[first], rtol=1e-4, atol=1e-6)

@@ -1,9 +1,8 @@
-# The paper's optimizer for ImageNet: AdamW with a total batch size of 4096.
-# tools/train.py accumulates gradients over several iterations if the GPUs and their batch_size do not reach this total.
+# The paper's optimizer for ImageNet: AdamW with a total batch size of 4096. As in ConvNeXt and SLaK, training is in float32; --amp enables
+# mixed precision. tools/train.py accumulates gradients over several iterations if the GPUs and their batch_size do not reach the total.
 total_batch_size = 4096
 optim_wrapper = dict(
-    type='AmpOptimWrapper',
-    loss_scale='dynamic',
+    type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=4e-3, betas=(0.9, 0.999), weight_decay=0.05),
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0, flat_decay_mult=0.0),
 )

@@ -1,0 +1,3 @@
+# A point of Fig. 2: 7x7 dense kernels, without sparsity, 120 epochs. table1_dense_in1k_120e.py is the point at 51.
+_base_ = 'table1_dense_in1k_120e.py'
+model = dict(backbone=dict(kernel_sizes=(7, 7, 7, 7)))
