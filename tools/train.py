@@ -25,7 +25,10 @@ def parse_args() -> argparse.Namespace:
         help='resume from this checkpoint, or without a value, from the latest one in the work dir',
     )
     parser.add_argument(
-        '--pretrained', metavar='CHECKPOINT', help='initialize the backbone with the backbone.* weights of this checkpoint'
+        '--pretrained',
+        metavar='CHECKPOINT',
+        help='initialize the backbone from this checkpoint: its backbone.* weights, or a ConvNeXt of a package that '
+        'tools/convert_checkpoint.py knows',
     )
     parser.add_argument('--amp', action='store_true', help='train with mixed precision')
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate with the batch size')
@@ -52,7 +55,7 @@ def main() -> None:
     check_data(cfg, ('train', 'val'))
     runner = build_runner(cfg)
     accumulate_gradients(runner)
-    check_pretrained(runner.model)
+    check_pretrained(runner.model, runner.work_dir)
     resumed = cfg.resume and (cfg.load_from or find_latest_checkpoint(cfg.work_dir))
     if resumed:
         check_masks(check_checkpoint(resumed, runner.model, resize=False), resumed, runner)

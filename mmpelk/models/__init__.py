@@ -5,9 +5,9 @@ Growing needs only torch. The backbones need mmengine and mmcv, and are missing 
 
 from importlib.util import find_spec
 
-from .growing import GrownConv2d, Growth, grow_kernels, ungrow_kernels
+from .growing import GrownConv2d, Growth, grow_kernels, switch_to_deploy
 
-__all__ = ['GrownConv2d', 'Growth', 'grow_kernels', 'ungrow_kernels']
+__all__ = ['GrownConv2d', 'Growth', 'grow_kernels', 'switch_to_deploy']
 
 if find_spec('mmengine') and find_spec('mmcv'):
     from .grown_backbone import grown_backbone

@@ -85,7 +85,7 @@ class GrownConv2d(PeripheralConv2d):
             old, new = grids
             change = resizing_error(before, old, new)
             if change > 0:
-                _log(f'{prefix}weight: {describe_resizing(old, new, change)}')
+                _log(f'{prefix}weight: {describe_resizing(old, new)}, which changes it by {change:.1%}')
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
 
     def to_conv2d(self) -> nn.Conv2d:
@@ -196,7 +196,7 @@ def grow_kernels(
     return growth
 
 
-def ungrow_kernels(model: nn.Module) -> int:
+def switch_to_deploy(model: nn.Module) -> int:
     """Replace every grown kernel of a model by a plain depthwise ``nn.Conv2d`` with the same output, in place.
 
     The model no longer needs mmpelk then, and any tool can export it. It computes more slowly, because it loses the sharing grids.
@@ -214,12 +214,26 @@ def ungrow_kernels(model: nn.Module) -> int:
     return len(places)
 
 
-def describe_resizing(old: SharingGrid, new: SharingGrid, change: float) -> str:
-    """Describe in one line how a kernel was resized. ``change`` is the result of :func:`mmpelk.ops.resizing.resizing_error`."""
-    effect = 'exactly' if change == 0 else f'which changes it by {change:.1%}'
+def grown_backbones(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return the parts of a model that have grown kernels, with the prefix of their names.
+
+    These are the modules that are called 'backbone'. If there are none, the model itself is the part.
+    """
+
+    def has_grown(module: nn.Module) -> bool:
+        return any(isinstance(child, GrownConv2d) for child in module.modules())
+
+    backbones = [
+        (f'{name}.', module) for name, module in model.named_modules() if name.split('.')[-1] == 'backbone' and has_grown(module)
+    ]
+    return backbones or ([('', model)] if has_grown(model) else [])
+
+
+def describe_resizing(old: SharingGrid, new: SharingGrid) -> str:
+    """Describe in one line how a kernel was resized."""
     return (
         f'{old.kernel_size}x{old.kernel_size} kernel (half grid {list(old.half)}) resized to '
-        f'{new.kernel_size}x{new.kernel_size} (half grid {list(new.half)}), {effect}'
+        f'{new.kernel_size}x{new.kernel_size} (half grid {list(new.half)})'
     )
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from mmpelk.utils.errors import build_errors
 
-from .growing import grow_kernels, ungrow_kernels
+from .growing import grow_kernels, switch_to_deploy
 
 
 @MODELS.register_module(name='GrownBackbone')
@@ -50,7 +50,7 @@ def grown_backbone(
     _initialize(model)
     growth = grow_kernels(model, kernel_sizes, base=grid_base, backend=backend)
     if deploy == 'plain':
-        ungrow_kernels(model)
+        switch_to_deploy(model)
     else:
         print_log(f'GrownBackbone: {growth}', 'current')
     return model

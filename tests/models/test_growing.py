@@ -12,7 +12,7 @@ from conftest import ROOT
 from feature_maps import all_outputs, check_equal
 from torch import nn
 
-from mmpelk.models import GrownConv2d, grow_kernels, growing, ungrow_kernels
+from mmpelk.models import GrownConv2d, grow_kernels, growing, switch_to_deploy
 from mmpelk.ops import PeripheralConv2d, SharingGrid
 
 TORCH_ALONE = """
@@ -263,12 +263,12 @@ def test_plain_convolutions_again():
             nn.init.normal_(module.weight, std=0.01)
     model[0][1].dwconv.requires_grad_(False)
     expected = all_outputs(model, x)
-    assert ungrow_kernels(model) == 4
+    assert switch_to_deploy(model) == 4
     check_equal(all_outputs(model, x), expected)
     assert {type(block.dwconv) for stage in model for block in stage[1:]} == {nn.Conv2d}
     assert model[0][1].dwconv.weight.shape == (4, 1, 51, 51) and not model[0][1].dwconv.weight.requires_grad
     assert not model[0][1].dwconv.training and model[0][2].dwconv.weight.requires_grad
-    assert ungrow_kernels(model) == 0
+    assert switch_to_deploy(model) == 0
 
 
 def test_copies_and_pickles():

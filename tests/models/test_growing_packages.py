@@ -9,7 +9,7 @@ import pytest
 import torch
 from feature_maps import all_outputs, check_equal, randomize_constants
 
-from mmpelk.models import grow_kernels, ungrow_kernels
+from mmpelk.models import grow_kernels, switch_to_deploy
 
 SIZES, WIDTHS, DEPTHS = (51, 49, 47, 13), (8, 12, 16, 20), (2, 1, 1, 2)
 
@@ -31,7 +31,7 @@ def check_growing(model, size=72):
             torch.nn.init.normal_(module.weight)
     assert str(model.load_state_dict(plain.state_dict())) == '<All keys matched successfully>'
     check_equal(all_outputs(model, x), expected)
-    ungrow_kernels(model)
+    switch_to_deploy(model)
     check_equal(all_outputs(model, x), expected)
 
 
