@@ -126,7 +126,7 @@ class FeatureChange(NamedTuple):
     """How the features of a backbone change when its kernels are resized on loading.
 
     Attributes:
-        sizes: The old and the new kernel size of each stage.
+        sizes: The old and the new kernel sizes, without repetition.
         exact: Whether all resized kernels are the same functions of the offset as before.
         change: Norm of the change of the last output on random images, divided by the norm before.
     """
@@ -151,12 +151,14 @@ def measure_feature_change(backbone: nn.Module, weights: Mapping[str, Tensor], s
         size: Height and width of the random images.
 
     Returns:
-        The change, or None if no kernel is resized.
+        The change, or None if no kernel is resized, or kernels are missing.
     """
     resized, original = copy.deepcopy(backbone), copy.deepcopy(backbone)
     kernels = {}
     for name, module in backbone.named_modules():
         if isinstance(module, PeripheralConv2d):
+            if f'{name}.weight' not in weights:
+                return None
             old = SharingGrid.from_half(weights[f'{name}.half_grid'].tolist())
             kernels[name] = weights[f'{name}.weight'], old, module.grid
     if all(old == new for _, old, new in kernels.values()):

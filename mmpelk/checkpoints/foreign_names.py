@@ -105,18 +105,22 @@ class Conversion(NamedTuple):
         Raises:
             InputError: If names are missing or unused that no pattern allows. The message names them.
         """
-        problems = []
+        problems, flags = [], []
         for problem, flag, names, patterns in (
             ('lacks', '--allow-missing', self.missing(), tuple(allow_missing)),
-            ('holds, and the backbone has no place for,', '--allow-unused', self.unused(), tuple(allow_unused)),
+            ('has, and the backbone has no place for,', '--allow-unused', self.unused(), tuple(allow_unused)),
         ):
             refused = [name for name in names if not any(fnmatchcase(name, pattern) for pattern in patterns)]
             if refused:
                 starred = list(dict.fromkeys(_starred(name) for name in refused))
                 more = f', and {len(starred) - 4} more' if len(starred) > 4 else ''
-                problems.append(f'it {problem} {len(refused)} tensors of the backbone ({", ".join(starred[:4])}{more}; {flag})')
+                problems.append(f'it {problem} {len(refused)} tensors of the backbone ({", ".join(starred[:4])}{more})')
+                flags.append(flag)
         if problems:
-            raise InputError(f'checkpoint {path} does not fit the backbone: {"; ".join(problems)}')
+            raise InputError(
+                f'checkpoint {path} does not fit the backbone: {"; ".join(problems)}. If this is intended, convert it with '
+                f'tools/convert_checkpoint.py and {" and ".join(flags)}'
+            )
 
     def rows(self) -> list[Row]:
         """Return the report, with names joined that differ only in their stage and block numbers."""
