@@ -124,8 +124,9 @@ def test_grown_configs_are_baselines_with_larger_kernels_and_a_public_checkpoint
         baseline.pop(key, None)
     assert cfg.to_dict() == baseline.to_dict()
     if 'dinov3' not in path.stem:  # no metafile has DINOv3
-        packages = [Path(find_spec(package).origin).parent / '.mim/configs' for package in ('mmseg', 'mmpretrain')]
-        found = [f for p in packages for f in p.glob('convnext*/*.*') if Path(backbone.init_cfg.checkpoint).name in f.read_text()]
+        folders = [Path(find_spec(package).origin).parent / '.mim/configs' for package in ('mmseg', 'mmpretrain')]
+        files = [f for g in ('convnext*/*.*', '_base_/models/*convnext*.*') for folder in folders for f in folder.glob(g)]
+        found = [file for file in files if Path(backbone.init_cfg.checkpoint).name in file.read_text()]
         assert found and ('v2' in path.stem) == ('convnext_v2' in str(found[0]))
         size = dict(t='tiny', s='small', b='base')[re.search('convnext(?:v2)?_([tsb])_', path.stem)[1]]
         assert size in Path(backbone.init_cfg.checkpoint).name and inner.arch == size
