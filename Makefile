@@ -101,7 +101,8 @@ test: env-test lint
 
 # transformers goes into a folder of its own, which only this target puts on the path.
 test-transformers: env-test
-	$(PY) -m pip install -q --disable-pip-version-check --upgrade --target $(VENV)/transformers transformers
+	$(PY) -m pip list --format=freeze --disable-pip-version-check >$(VENV)/installed.txt
+	$(PY) -m pip install -q --disable-pip-version-check --upgrade --target $(VENV)/transformers -c $(VENV)/installed.txt transformers
 	PYTHONPATH=$(VENV)/transformers OMP_NUM_THREADS=1 $(PY) -m pytest tests/models tests/checkpoints tests/utils -k transformers
 
 docs: env-docs
