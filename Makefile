@@ -8,6 +8,7 @@
 #   make demo-onnx       Export the model of make demo to ONNX, and draw predictions with onnxruntime alone.
 #   make test-transformers  Run the tests that need transformers, which OneDL's mmpretrain cannot be installed with.
 #   make test            Install everything, with mmcv's compiled operators, check the style, and run all tests.
+#   make sanitize        Run the native library's cases under AddressSanitizer, UndefinedBehaviorSanitizer, and ThreadSanitizer.
 #   make lint            Check the style.
 #   make docs            Build the documentation as a site in site/.
 #   make env             Install what make demo needs, and stop there.
@@ -36,7 +37,7 @@ SETUP := bash tools/setup_env.sh $(VENV) $(STACK)
 
 # Two targets must not install into one environment at the same time.
 .NOTPARALLEL:
-.PHONY: demo demo-det demo-cls demo-grow demo-onnx demo-transfer docs test test-transformers lint clean-demo
+.PHONY: demo demo-det demo-cls demo-grow demo-onnx demo-transfer docs test test-transformers sanitize lint clean-demo
 .PHONY: env env-det env-onnx env-docs env-lint env-test
 
 demo: env $(SEG)/trained
@@ -104,6 +105,9 @@ test-transformers: env-test
 	$(PY) -m pip list --format=freeze --disable-pip-version-check >$(VENV)/installed.txt
 	$(PY) -m pip install -q --disable-pip-version-check --upgrade --target $(VENV)/transformers -c $(VENV)/installed.txt transformers
 	PYTHONPATH=$(VENV)/transformers OMP_NUM_THREADS=1 $(PY) -m pytest tests/models tests/checkpoints tests/utils -k transformers
+
+sanitize: env-test
+	$(PY) tests/ops/backends/native/sanitize.py
 
 docs: env-docs
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet

@@ -1,9 +1,10 @@
 import shutil
-import sys
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
+from setuptools.errors import CCompilerError
 
 HERE = Path(__file__).parent
 VERSION = next(line.split("'")[1] for line in (HERE / 'mmpelk/__init__.py').read_text().splitlines() if '__version__' in line)
@@ -50,15 +51,28 @@ DEV = [  # make test, make lint
 # A plain C++ library behind a C interface, which mmpelk/ops/backends/native loads. It is optional: without it, the operator uses its
 # other backends. Instruction sets are selected at run time, so no flag depends on the machine.
 SOURCES = 'mmpelk/ops/backends/native'
+OPENMP = ['-fopenmp']
 NATIVE = Extension(
     'mmpelk.ops.backends.native._native',
-    sources=[f'{SOURCES}/{name}.cpp' for name in ('native', 'portable', 'avx2', 'avx512')],
-    depends=[f'{SOURCES}/{name}.h' for name in ('plan', 'vec', 'channels', 'sums', 'kernel')],
-    extra_compile_args=['-O3', '-std=c++17', '-ffp-contract=fast', '-g0', *(['-fopenmp'] if sys.platform == 'linux' else [])],
-    extra_link_args=['-fopenmp'] if sys.platform == 'linux' else [],
+    sources=sorted(path.relative_to(HERE).as_posix() for path in HERE.glob(f'{SOURCES}/*.cpp')),
+    depends=sorted(path.relative_to(HERE).as_posix() for path in HERE.glob(f'{SOURCES}/*.h')),
+    extra_compile_args=['-O3', '-std=c++17', '-ffp-contract=fast', '-g0', '-pthread', *OPENMP],
+    extra_link_args=['-pthread', *OPENMP],
     language='c++',
     optional=True,
 )
+
+
+class BuildNative(build_ext):
+    """Build with OpenMP, or without it where the compiler has none, such as on macOS. The library then starts its own threads."""
+
+    def build_extension(self, ext):
+        try:
+            super().build_extension(ext)
+        except CCompilerError:
+            ext.extra_compile_args = [flag for flag in ext.extra_compile_args if flag not in OPENMP]
+            ext.extra_link_args = [flag for flag in ext.extra_link_args if flag not in OPENMP]
+            super().build_extension(ext)
 
 
 class BuildWithMim(build_py):
@@ -96,7 +110,7 @@ setup(
     ],
     packages=find_packages(include=['mmpelk', 'mmpelk.*']),
     ext_modules=[NATIVE],
-    cmdclass=dict(build_py=BuildWithMim),
+    cmdclass=dict(build_ext=BuildNative, build_py=BuildWithMim),
     python_requires='>=3.10',
     install_requires=['torch>=2.4'],  # tested with 2.13.0
     extras_require={

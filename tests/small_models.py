@@ -1,10 +1,16 @@
-"""Configs and checkpoints of very small models with random weights, one for each framework."""
+"""Very small models with random weights: a backbone, and a config and a checkpoint for each framework."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from conftest import CONFIGS, save_untrained
+from torch import nn
+
+from mmpelk.models import PeLK
+
+SMALL = dict(depths=(2, 1, 2, 1), channels=(16, 24, 32, 40))
 
 BACKBONE = """backbone=dict(
         arch=dict(_delete_=True, depths=(1, 1, 1, 1), channels=(8, 16, 16, 16)),
@@ -28,6 +34,16 @@ _base_ = '{CONFIGS}/demo/cascade_mask_rcnn_pelk_atto_digits.py'
 model = dict({BACKBONE}, neck=dict(in_channels=[10, 20, 20, 20]), test_cfg=dict(rcnn=dict(score_thr=0.0)))
 """
 MODELS = dict(mmseg=SEGMENTOR, mmpretrain=CLASSIFIER, mmdet=DETECTOR)
+
+
+def randomized(**options) -> PeLK:
+    """Return a backbone whose norms are not the identity."""
+    torch.manual_seed(0)
+    model = PeLK(SMALL, **dict(drop_path_rate=0.0, layer_scale_init_value=1.0) | options)
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.dtype == torch.float32 and tensor.ndim == 1:
+            nn.init.uniform_(tensor, 0.5, 1.5)
+    return model
 
 
 def save_model(folder: Path, name: str, text: str) -> tuple[Path, Path]:

@@ -12,10 +12,11 @@ import sys
 for name in ('mmengine', 'mmcv', 'mmseg', 'mmdet', 'mmpretrain', 'numpy', 'cv2'):
     sys.modules[name] = None  # importing it fails
 import torch
-from mmpelk.ops import PeripheralConv2d, SharingGrid, peripheral_conv2d
-grid = SharingGrid.peripheral(51)
-print(tuple(peripheral_conv2d(torch.randn(1, 2, 9, 9), torch.randn(2, 1, 13, 13), grid).shape))
-print(tuple(PeripheralConv2d(2, 51)(torch.randn(1, 2, 9, 9)).shape))
+from mmpelk.ops import DepthwiseConv2d, PeripheralConv2d
+for module in (PeripheralConv2d(2, 51), DepthwiseConv2d(2, 51, partial=True)):
+    x = torch.randn(1, module.weight.shape[0] + module.partial, 9, 9)
+    module(x).sum().backward()
+    print(tuple(module(x).shape), tuple(module.weight.grad.shape))
 """
 
 CHANGES_NOTHING = """
@@ -59,7 +60,7 @@ def run(script: str) -> list[str]:
 
 
 def test_ops_needs_only_torch():
-    assert run(TORCH_ALONE) == ['(1, 2, 9, 9)', '(1, 2, 9, 9)']
+    assert run(TORCH_ALONE) == ['(1, 2, 9, 9) (2, 1, 13, 13)', '(1, 3, 9, 9) (2, 1, 51, 51)']
 
 
 def test_import_registers_classes_and_changes_nothing_else():

@@ -28,6 +28,8 @@ SHAPES = (
 GPU_SHAPES = ((16, 46, 128, 51), (16, 46, 128, 101), *((16, *shape[1:]) for shape in SHAPES[:6] if shape[2] != 128))
 SWEEP = (7, 13, 21, 31, 41, 51, 61, 71, 81, 91, 101, 111, 121, 131, 141, 151)
 STRIPE = 5
+# The size of a matrix product, whose speed stands for the peak of the device's multiply-adds.
+MATRIX = 1024
 
 
 def default_shapes(device: torch.device | str) -> tuple[Shape, ...]:
@@ -73,16 +75,22 @@ def _times_table(measured: dict[Shape, dict[str, Timing]]) -> list[str]:
 
 
 def _work_table(measured: dict[Shape, dict[str, Timing]], backward: bool, dtype: torch.dtype) -> list[str]:
-    """Format the least work of each shape and the throughput of 'auto'."""
-    lines = ['What it takes at least, and what auto reached: numbers of the maps read and written, multiply-adds.', '']
-    lines.append('| (N, C, H = W, K) | MB | copy (ms) | auto : copy | dense GMAC | structured GMAC | auto, structured GMAC/s |')
-    lines.append('|---' * 7 + '|')
+    """Format the least work of each shape, and how far 'auto' is from it."""
+    lines = [
+        f'The limit is the time of the structured multiply-adds at the speed of a {MATRIX}x{MATRIX} matrix product, or of a copy of the',
+        'map if that is longer. MB counts the numbers of the maps that are read and written.',
+        '',
+        '| (N, C, H = W, K) | MB | copy (ms) | dense GMAC | structured GMAC | limit (ms) | auto : limit | channels_last : limit |',
+    ]
+    lines.append('|---' * 8 + '|')
     for shape, times in measured.items():
-        work, auto, copy = operator_work(shape, backward), times['auto'].median, times['copy'].median
+        work, copy = operator_work(shape, backward), times['copy'].median
         size = work['values'] * dtype.itemsize / 1e6
+        limit = max(copy, work['structured'] / MATRIX**3 * times['matrix product'].median)
+        ratios = [f'{times[name].median / limit:.2f}' for name in ('auto', 'auto, channels_last')]
         lines.append(
-            f'| {shape} | {size:.3g} | {copy:.3g} | {auto / copy:.2f} | {work["dense"] / 1e9:.3g} | {work["structured"] / 1e9:.3g} '
-            f'| {work["structured"] / auto / 1e6:.3g} |'
+            f'| {shape} | {size:.3g} | {copy:.3g} | {work["dense"] / 1e9:.3g} | {work["structured"] / 1e9:.3g} | {limit:.3g} '
+            f'| {" | ".join(ratios)} |'
         )
     return lines
 
@@ -94,8 +102,8 @@ def operator_calls(
 
     These are the peripheral convolution with every backend and in both memory layouts, and what other networks use at the same width,
     which has 8/3 C channels: ConvNeXt's 7x7 kernel and SLaK's stripes. 'copy' reads and writes the map, which is the lower bound set
-    by memory. RepLKNet's implicit GEMM is included if it is installed. On a GPU, each call uses the next of several inputs, which
-    together exceed the cache.
+    by memory. 'matrix product' is the lower bound set by arithmetic, for MATRIX^3 multiply-adds. RepLKNet's implicit GEMM is included
+    if it is installed. On a GPU, each call uses the next of several inputs, which together exceed the cache.
 
     Args:
         shape: (N, C, H = W, K).
@@ -141,6 +149,8 @@ def operator_calls(
     calls['7x7, 8/3 C, channels_last'] = case(wide, [(7, 7)], depthwise, last=True)
     calls['stripes, 8/3 C'] = case(wide, [(k, min(k, STRIPE)), (min(k, STRIPE), k)], depthwise)
     calls['copy'] = case(c, [], lambda x: x * 1.0)
+    square = torch.ones(MATRIX, MATRIX, device=device, dtype=dtype)
+    calls['matrix product'] = lambda: square @ square
     return calls
 
 

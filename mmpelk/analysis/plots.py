@@ -64,7 +64,8 @@ def draw_grids(grids: Sequence[SharingGrid], path: str | Path) -> None:
         areas = np.log2(grid.areas().numpy())
         axes.pcolormesh(edges, edges, areas, cmap='YlGnBu_r', edgecolors='white', linewidth=0.6, vmin=0, vmax=8)
         k, size = grid.kernel_size, grid.weight_size
-        title = f'{k}x{k} kernel, {size}x{size} weights\n{list(grid.half)}'
+        cells = 'one weight for each tap' if size == k else f'{list(grid.half)}'  # the half grid of a dense kernel is too long
+        title = f'{k}x{k} kernel, {size}x{size} weights\n{cells}'
         axes.set(title=title, aspect='equal', xlim=(-51, 51), ylim=(-51, 51))
         axes.axis('off')
     figure.savefig(path, dpi=110, bbox_inches='tight')

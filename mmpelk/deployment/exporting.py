@@ -150,8 +150,11 @@ def check_size(batch: int, size: Sequence[int], dynamic: bool) -> None:
         )
 
 
-def _plain_convolution(input, weight, bias, rows, columns, backend):
-    return dense.forward(input, weight, bias, rows, columns)
+def _plain_convolution(input, weight, bias, rows, columns, passed, backend):
+    if not passed:
+        return dense.forward(input, weight, bias, rows, columns)
+    convolved = dense.forward(input[:, :-passed], weight, bias, rows, columns)
+    return torch.cat((convolved, input[:, -passed:]), dim=1)
 
 
 def _pool_by_products(x: Tensor, output_size: Sequence[int]) -> Tensor:

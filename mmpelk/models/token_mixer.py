@@ -9,7 +9,10 @@ from mmcv.cnn import build_norm_layer
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmpelk.ops import DepthwiseConv2d, PeripheralConv2d, SharingGrid, peripheral_conv2d, pos_embed_term
+from mmpelk.ops import DepthwiseConv2d, PeripheralConv2d, SharingGrid, depthwise_conv2d, peripheral_conv2d, pos_embed_term
+from mmpelk.ops.partial import fork, join
+
+from .inference import is_plain_inference
 
 DEFAULT_STRIPE_WIDTH = 5
 
@@ -69,7 +72,7 @@ class TokenMixer(nn.Module):
 
     The constant <w, h> of Eq. 3 is added after the BatchNorm, which would remove it. Without a small branch there is no BatchNorm,
     and the convolution has a bias instead. In the stripe form, BN(large kernel) is BN(k x w) + BN(w x k). If the BatchNorms are in
-    eval mode and the small kernel lies inside the grid's fine center, everything is computed as one convolution on the grid.
+    eval mode and the small kernel lies inside the grid's fine center, everything is one partial convolution on the grid.
 
     Args:
         channels: C.
@@ -98,6 +101,7 @@ class TokenMixer(nn.Module):
         self.passed_channels = channels - self.conv_channels
         self.pos_embed_mode = pos_embed_mode
         self.pos_embed: PosEmbed | None = None
+        self._merged: tuple[list[Tensor], tuple[Tensor, Tensor]] | None = None
         has_small = small_kernel is not None
         # The sum of the branches has a variance of 1, the scale of the channels that pass unchanged.
         norm_scale = (1 + stripes + has_small) ** -0.5
@@ -118,31 +122,48 @@ class TokenMixer(nn.Module):
 
     def forward(self, x: Tensor, pos_embed: Tensor | None = None) -> Tensor:
         """Map (N, C, H, W) to (N, C, H, W). ``pos_embed`` is the h of the stage, (1 or convolved channels, k, k)."""
-        convolved, passed = x.split((self.conv_channels, self.passed_channels), dim=1)
-        mixed = self._mix_folded(convolved, pos_embed) if self._folds(pos_embed) else self._mix(convolved, pos_embed)
-        return torch.cat((mixed, passed), dim=1)
-
-    def _mix(self, x: Tensor, pos_embed: Tensor | None) -> Tensor:
-        mixed = self.large_norm(self.large(x))
+        if self._is_one_convolution(pos_embed):
+            return self._convolve(x, *self._merge_or_reuse(pos_embed))
+        branches = [(self.large, self.large_norm)]
         if self.small is not None:
-            mixed = mixed + self.small_norm(self.small(x))
+            branches.append((self.small, self.small_norm))
+        inputs, passed = fork(x, self.conv_channels, len(branches))
+        parts = [norm(conv(part)) for (conv, norm), part in zip(branches, inputs, strict=True)]
         if pos_embed is not None:
             size = tuple(x.shape[-2:])
             term = pos_embed_term(self.large.weight, self.large.grid, pos_embed, size, self.pos_embed_mode)
-            mixed = mixed + term.to(mixed.dtype)
-        return mixed
+            parts[0] = parts[0] + term.to(parts[0].dtype)
+        return join(parts, passed)
 
-    def _mix_folded(self, x: Tensor, pos_embed: Tensor | None) -> Tensor:
-        weight, bias = self._merge([_fold_norm(self.large, self.large_norm)], pos_embed)
-        return peripheral_conv2d(x, weight, self.large.grid, bias=bias, backend=self.large.backend)
+    def _merge_or_reuse(self, pos_embed: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Merge the branches, norms, and h into one weight and one bias. In plain inference, reuse them until a value changes."""
+        if not is_plain_inference(self.large.weight.device):
+            return self._merge([_fold_norm(self.large, self.large_norm)], pos_embed)
+        sources = [*self.parameters(), *self.buffers(), *([] if pos_embed is None else [pos_embed])]
+        # Values are compared, because changes through ``.data`` leave no other trace.
+        if self._merged is None or not _all_equal(sources, self._merged[0]):
+            copies = [source.detach().clone() for source in sources]
+            self._merged = copies, self._merge([_fold_norm(self.large, self.large_norm)], pos_embed)
+        return self._merged[1]
+
+    def __getstate__(self) -> dict:
+        """Leave the reused weights out of copies and pickles."""
+        return {**self.__dict__, '_merged': None}
+
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Apply the large convolution with another weight and bias to the first channels, and pass the others."""
+        if isinstance(self.large, PeripheralConv2d):
+            return peripheral_conv2d(x, weight, self.large.grid, bias=bias, backend=self.large.backend, partial=True)
+        return depthwise_conv2d(x, weight, bias, self.large.backend, partial=True)
 
     def _merge(self, folded: list[tuple[Tensor, Tensor]], pos_embed: Tensor | None) -> tuple[Tensor, Tensor]:
         """Merge the folded parts of the large kernel, the small branch, and h into one weight and one bias."""
         if self.small is not None:
             folded = [*folded, _fold_norm(self.small, self.small_norm)]
         size = max(kernel.shape[-2] for kernel, _ in folded)
-        bias = sum(bias for _, bias in folded) + self._constant(pos_embed)
-        return sum(_pad_to(kernel, size) for kernel, _ in folded), bias
+        weight = sum(_pad_to(kernel, size) for kernel, _ in folded)
+        bias = sum(bias for _, bias in folded)
+        return weight, bias if pos_embed is None else bias + self._constant(pos_embed)
 
     def _constant(self, pos_embed: Tensor | None) -> Tensor | float:
         """Return <w, h>, (C,). It is a constant per channel in literal mode."""
@@ -150,12 +171,11 @@ class TokenMixer(nn.Module):
             return 0.0
         return pos_embed_term(self.large.weight, self.large.grid, pos_embed, (1, 1))[:, 0, 0]
 
-    def _folds(self, pos_embed: Tensor | None) -> bool:
-        """Return whether the branches are one convolution on the grid in the current mode."""
-        if not self._grid_holds_small():
+    def _is_one_convolution(self, pos_embed: Tensor | None) -> bool:
+        """Return whether the branches, norms, and h are one convolution on the grid in the current mode."""
+        if isinstance(self.large, StripeConv) or (self.small is not None and not self._grid_holds_small()):
             return False
-        norms = self.large_norm, self.small_norm
-        if not all(isinstance(norm, _BatchNorm) and not norm.training and norm.track_running_stats for norm in norms):
+        if not all(norm is None or _is_affine(norm) for norm in (self.large_norm, self.small_norm)):
             return False
         return pos_embed is None or self.pos_embed_mode == 'literal'
 
@@ -221,6 +241,11 @@ def _branch_norm(norm_cfg: dict, channels: int, scale: float) -> nn.Module:
     return norm
 
 
+def _is_affine(norm: nn.Module) -> bool:
+    """Return whether the norm multiplies and adds constants: no norm, or a BatchNorm in eval mode with running statistics."""
+    return isinstance(norm, nn.Identity) or (isinstance(norm, _BatchNorm) and not norm.training and norm.track_running_stats)
+
+
 def _fold_norm(conv: PeripheralConv2d | DepthwiseConv2d, norm: nn.Module) -> tuple[Tensor, Tensor]:
     """Return the weight and the (C,) bias of a convolution followed by a BatchNorm in eval mode.
 
@@ -234,6 +259,12 @@ def _fold_norm(conv: PeripheralConv2d | DepthwiseConv2d, norm: nn.Module) -> tup
         raise ValueError(f'{norm} computes statistics of its input; only a BatchNorm with running statistics can be folded')
     scale = norm.weight / (norm.running_var + norm.eps).sqrt()
     return conv.weight * scale.view(-1, 1, 1, 1), norm.bias + (bias - norm.running_mean) * scale
+
+
+def _all_equal(tensors: list[Tensor], others: list[Tensor]) -> bool:
+    return len(tensors) == len(others) and all(
+        tensor.dtype == other.dtype and torch.equal(tensor, other) for tensor, other in zip(tensors, others, strict=True)
+    )
 
 
 def _set(conv: PeripheralConv2d | DepthwiseConv2d, weight: Tensor, bias: Tensor) -> None:

@@ -4,7 +4,7 @@ Four backends compute the same exact result. ``dense`` is torch's direct convolu
 the cells in C++ on CPUs, and ``triton`` evaluates them on GPUs. ``auto`` selects the fastest one that can run.
 """
 
-from .backends import available_backends, describe_backends
+from .backends import available_backends, chosen_backends, describe_backends
 from .functional import depthwise_conv2d, peripheral_conv2d, pos_embed_term
 from .modules import DepthwiseConv2d, PeripheralConv2d
 from .resizing import resize_pos_embed, resize_weight
@@ -15,6 +15,7 @@ __all__ = [
     'PeripheralConv2d',
     'SharingGrid',
     'available_backends',
+    'chosen_backends',
     'depthwise_conv2d',
     'describe_backends',
     'peripheral_conv2d',

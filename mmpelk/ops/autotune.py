@@ -38,7 +38,7 @@ def fastest(
         candidates: Backends in order of preference.
         input: (N, C, H, W).
         rows, columns: Cell sizes of the kernel, cropped to the map.
-        backward: Whether to time the backward pass.
+        backward: Whether to time the gradient of the weight instead of the convolution.
     """
     if len(candidates) == 1 or not input.numel() or torch.are_deterministic_algorithms_enabled():
         return candidates[0]
@@ -62,7 +62,7 @@ def _measure(
 
         def call(backend: ModuleType = backend) -> None:
             if backward:
-                backend.backward(x, x, weight, rows, columns, (True, True))
+                backend.weight_grad(x, x, rows, columns)
             else:
                 backend.forward(x, weight, None, rows, columns)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .operator import convolve_on_cells
@@ -11,7 +12,9 @@ from .sharing_grid import SharingGrid
 POS_EMBED_MODES = ('literal', 'inside')
 
 
-def depthwise_conv2d(input: Tensor, weight: Tensor, bias: Tensor | None = None, backend: str = 'auto') -> Tensor:
+def depthwise_conv2d(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, backend: str = 'auto', partial: bool = False
+) -> Tensor:
     """Apply a depthwise correlation with stride 1 and zero padding that keeps the size of the map.
 
     A kernel may be larger than the map. Taps that cannot touch the map are cropped first.
@@ -22,23 +25,24 @@ def depthwise_conv2d(input: Tensor, weight: Tensor, bias: Tensor | None = None, 
         bias: (C,).
         backend: 'auto', or one of :func:`mmpelk.ops.available_backends`. 'auto' selects the backend with the least predicted time,
             or on GPUs the one measured to be fastest.
+        partial: Whether the input may have more channels than the weight. The first C channels are then convolved, and the others
+            pass unchanged (Eq. 4-6). One map holds both, so nothing is split or concatenated.
 
     Returns:
-        (N, C, H, W), in the type and memory format of the input; under autocast, in the autocast type. 'fft' and 'native' compute
+        A map of the shape, type, and memory format of the input; under autocast, of the autocast type. 'fft' and 'native' compute
         half types in float32.
 
     Raises:
         ValueError: If a shape is wrong, or the backend is unknown or cannot run on the device and type of the input.
     """
-    _check_input(input)
-    channels = input.shape[1]
+    channels, passed = _convolved_channels(input, weight, partial)
     if weight.ndim != 4 or weight.shape[:2] != (channels, 1):
         raise ValueError(f'weight must have shape ({channels}, 1, kh, kw) for {channels} channels, got {tuple(weight.shape)}')
     kh, kw = weight.shape[-2:]
     if kh % 2 == 0 or kw % 2 == 0:
         raise ValueError(f'kernel sizes must be odd, got {kh}x{kw}')
     _check_bias(bias, channels)
-    return convolve_on_cells(input, weight, bias, (1,) * kh, (1,) * kw, backend)
+    return convolve_on_cells(input, weight, bias, (1,) * kh, (1,) * kw, passed, backend)
 
 
 def peripheral_conv2d(
@@ -49,6 +53,7 @@ def peripheral_conv2d(
     bias: Tensor | None = None,
     backend: str = 'auto',
     pos_embed_mode: str = 'literal',
+    partial: bool = False,
 ) -> Tensor:
     """Apply a depthwise convolution whose k x k kernel is ``grid.expand(weight)``, with a kernel-wise positional embedding.
 
@@ -62,15 +67,15 @@ def peripheral_conv2d(
         bias: (C,).
         backend: 'auto', or one of :func:`mmpelk.ops.available_backends`.
         pos_embed_mode: See :func:`pos_embed_term`.
+        partial: See :func:`depthwise_conv2d`.
 
     Returns:
-        (N, C, H, W).
+        A map of the shape of the input.
 
     Raises:
         ValueError: If a shape does not match the grid or the channels, or the backend or mode is unknown or cannot run.
     """
-    _check_input(input)
-    channels = input.shape[1]
+    channels, passed = _convolved_channels(input, weight, partial)
     expected = (channels, 1, grid.weight_size, grid.weight_size)
     if tuple(weight.shape) != expected:
         raise ValueError(
@@ -80,7 +85,11 @@ def peripheral_conv2d(
     term = None
     if pos_embed is not None:
         term = pos_embed_term(weight, grid, pos_embed, tuple(input.shape[-2:]), pos_embed_mode)
-    output = convolve_on_cells(input, weight, bias, grid.cells, grid.cells, backend)
+        if pos_embed_mode == 'literal':  # a constant per channel
+            term, bias = None, term[:, 0, 0] if bias is None else bias + term[:, 0, 0]
+        elif passed:
+            term = F.pad(term, (0, 0, 0, 0, 0, passed))
+    output = convolve_on_cells(input, weight, bias, grid.cells, grid.cells, passed, backend)
     return output if term is None else output + term.to(output.dtype)
 
 
@@ -118,12 +127,19 @@ def check_pos_embed_mode(mode: str) -> None:
         raise ValueError(f'pos_embed_mode must be one of {POS_EMBED_MODES}, got {mode!r}')
 
 
-def _check_input(input: Tensor) -> None:
-    """Raise ValueError unless ``input`` is a floating-point (N, C, H, W) tensor with non-empty maps."""
+def _convolved_channels(input: Tensor, weight: Tensor, partial: bool) -> tuple[int, int]:
+    """Return the number of channels that are convolved and the number of those that pass unchanged.
+
+    Raises:
+        ValueError: If ``input`` is not a floating-point (N, C, H, W) tensor with non-empty maps.
+    """
     if input.ndim != 4 or 0 in input.shape[1:]:
         raise ValueError(f'input must have shape (N, C, H, W) with C, H, W at least 1, got {tuple(input.shape)}')
     if not torch.is_floating_point(input):
         raise ValueError(f'input must be floating point, got {input.dtype}')
+    channels = input.shape[1]
+    passed = channels - weight.shape[0] if partial and 0 < weight.shape[0] <= channels else 0
+    return channels - passed, passed
 
 
 def _check_bias(bias: Tensor | None, channels: int) -> None:

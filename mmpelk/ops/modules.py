@@ -16,12 +16,13 @@ class PeripheralConv2d(nn.Module):
     Stride is 1, and zero padding keeps the size of the map.
 
     Args:
-        channels: Number of channels C.
+        channels: Number of convolved channels C.
         kernel_size: Odd size k of the kernel, which selects the paper's grid, or an explicit sharing grid.
         center_size: Odd size of the fine-grained center of the paper's grid.
         base: Growth of the cells outside the center of the paper's grid (m in Eq. 2).
         bias: Whether to add a learned bias of shape (C,).
         backend: 'auto', or one of :func:`mmpelk.ops.available_backends`.
+        partial: Whether inputs may have more channels. The first C are then convolved, and the others pass unchanged (Eq. 4-6).
 
     Attributes:
         weight: (C, 1, k', k').
@@ -41,10 +42,12 @@ class PeripheralConv2d(nn.Module):
         base: int = 2,
         bias: bool = True,
         backend: str = 'auto',
+        partial: bool = False,
     ) -> None:
         super().__init__()
         check_backend_name(backend)
         self.backend = backend
+        self.partial = partial
         is_grid = isinstance(kernel_size, SharingGrid)
         self.set_grid(kernel_size if is_grid else SharingGrid.peripheral(kernel_size, center_size, base))
         self.weight = nn.Parameter(torch.empty(channels, 1, self.grid.weight_size, self.grid.weight_size))
@@ -72,7 +75,7 @@ class PeripheralConv2d(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve (N, C, H, W) to (N, C, H, W)."""
-        return peripheral_conv2d(input, self.weight, self.grid, bias=self.bias, backend=self.backend)
+        return peripheral_conv2d(input, self.weight, self.grid, bias=self.bias, backend=self.backend, partial=self.partial)
 
     @property
     def kernel_size(self) -> tuple[int, int]:
@@ -83,7 +86,7 @@ class PeripheralConv2d(nn.Module):
         k, size = self.grid.kernel_size, self.grid.weight_size
         return (
             f'{self.weight.shape[0]}, {k}x{k} from {size}x{size}, half_grid={list(self.grid.half)}, '
-            f'bias={self.bias is not None}, backend={self.backend!r}'
+            f'bias={self.bias is not None}, backend={self.backend!r}{", partial" if self.partial else ""}'
         )
 
 
@@ -91,10 +94,11 @@ class DepthwiseConv2d(nn.Module):
     """A depthwise convolution with a full kernel. Stride is 1, and zero padding keeps the size of the map.
 
     Args:
-        channels: Number of channels C.
+        channels: Number of convolved channels C.
         kernel_size: Odd size k, or odd sizes (kh, kw).
         bias: Whether to add a learned bias of shape (C,).
         backend: 'auto', or one of :func:`mmpelk.ops.available_backends`.
+        partial: Whether inputs may have more channels. The first C are then convolved, and the others pass unchanged (Eq. 4-6).
 
     Attributes:
         weight: (C, 1, kh, kw).
@@ -104,10 +108,18 @@ class DepthwiseConv2d(nn.Module):
         ValueError: If ``kernel_size`` or the backend is invalid. The message names the argument.
     """
 
-    def __init__(self, channels: int, kernel_size: int | tuple[int, int], bias: bool = True, backend: str = 'auto') -> None:
+    def __init__(
+        self,
+        channels: int,
+        kernel_size: int | tuple[int, int],
+        bias: bool = True,
+        backend: str = 'auto',
+        partial: bool = False,
+    ) -> None:
         super().__init__()
         check_backend_name(backend)
         self.backend = backend
+        self.partial = partial
         sizes = tuple(kernel_size) if isinstance(kernel_size, (tuple, list)) else (kernel_size, kernel_size)
         if len(sizes) != 2 or any(not isinstance(size, int) or size < 1 or size % 2 == 0 for size in sizes):
             raise ValueError(f'kernel_size must be a positive odd integer or two of them, got {kernel_size!r}')
@@ -123,7 +135,7 @@ class DepthwiseConv2d(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve (N, C, H, W) to (N, C, H, W)."""
-        return depthwise_conv2d(input, self.weight, self.bias, self.backend)
+        return depthwise_conv2d(input, self.weight, self.bias, self.backend, self.partial)
 
     @property
     def kernel_size(self) -> tuple[int, int]:
@@ -132,4 +144,5 @@ class DepthwiseConv2d(nn.Module):
 
     def extra_repr(self) -> str:
         channels, _, kh, kw = self.weight.shape
-        return f'{channels}, {kh}x{kw}, bias={self.bias is not None}, backend={self.backend!r}'
+        partial = ', partial' if self.partial else ''
+        return f'{channels}, {kh}x{kw}, bias={self.bias is not None}, backend={self.backend!r}{partial}'

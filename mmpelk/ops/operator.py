@@ -3,6 +3,9 @@
 ``mmpelk::depthwise_conv2d`` is linear in its input and in its weight. Its gradient by the input is the operator itself with the kernel
 rotated by 180 degrees; its gradient by the weight is ``mmpelk::depthwise_conv2d_weight_grad``. The gradients of that one are the first
 operator again. So two operators give derivatives of any order, in reverse and in forward mode.
+
+In the partial form (Eq. 4-6), the input has ``passed`` more channels than the weight. They follow the convolved channels and pass
+unchanged. The output holds both, so nothing is split or concatenated. The gradient by the input is partial in the same way.
 """
 
 from __future__ import annotations
@@ -24,13 +27,13 @@ CONV, WEIGHT_GRAD = 'mmpelk::depthwise_conv2d', 'mmpelk::depthwise_conv2d_weight
 # Backends cache small tensors between calls, and GPU backends are timed. Neither may happen inside inductor's CUDA graphs.
 TAGS = [torch.Tag.cudagraph_unsafe] if hasattr(torch.Tag, 'cudagraph_unsafe') else []
 torch.library.define(
-    CONV, '(Tensor input, Tensor weight, Tensor? bias, int[] rows, int[] columns, str backend) -> Tensor', tags=TAGS
+    CONV, '(Tensor input, Tensor weight, Tensor? bias, int[] rows, int[] columns, int passed, str backend) -> Tensor', tags=TAGS
 )
 torch.library.define(WEIGHT_GRAD, '(Tensor grad, Tensor input, int[] rows, int[] columns, str backend) -> Tensor', tags=TAGS)
 
 
 def convolve_on_cells(
-    input: Tensor, weight: Tensor, bias: Tensor | None, rows: Sequence[int], columns: Sequence[int], backend: str
+    input: Tensor, weight: Tensor, bias: Tensor | None, rows: Sequence[int], columns: Sequence[int], passed: int, backend: str
 ) -> Tensor:
     """Apply a depthwise 'same' correlation whose kernel is constant over cells. Derivatives of any order exist.
 
@@ -38,11 +41,15 @@ def convolve_on_cells(
     also the type of the result. Sums are accumulated in float32.
 
     Args:
-        input: (N, C, H, W).
+        input: (N, C + passed, H, W).
         weight: (C, 1, len(rows), len(columns)).
         bias: (C,).
         rows, columns: Sizes of the cells along both axes, symmetric, with an odd sum.
+        passed: Number of channels after the first C that pass unchanged.
         backend: 'auto' or the name of a backend.
+
+    Returns:
+        (N, C + passed, H, W), in the memory format of the input.
 
     Raises:
         ValueError: If tensors differ in device or type, are not dense, or do not match the cells.
@@ -53,8 +60,8 @@ def convolve_on_cells(
         input, weight, bias = (_cast(tensor, dtype) for tensor in (input, weight, bias))
     # Inside a compiled graph the operator's registered autograd formula is used: dynamo does not trace Functions with a jvp.
     if torch.compiler.is_compiling():
-        return torch.ops.mmpelk.depthwise_conv2d(input, weight, bias, rows, columns, backend)
-    return _Conv.apply(input, weight, bias, rows, columns, backend)
+        return torch.ops.mmpelk.depthwise_conv2d(input, weight, bias, rows, columns, passed, backend)
+    return _Conv.apply(input, weight, bias, rows, columns, passed, backend)
 
 
 def _cast(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
@@ -77,10 +84,14 @@ def _check(input: Tensor, other: Tensor, bias: Tensor | None, name: str) -> None
             raise ValueError(f'{label} must be a dense tensor, got {tensor.layout}')
 
 
-def _check_conv(input: Tensor, weight: Tensor, bias: Tensor | None, rows: Sequence[int], columns: Sequence[int]) -> None:
+def _check_conv(
+    input: Tensor, weight: Tensor, bias: Tensor | None, rows: Sequence[int], columns: Sequence[int], passed: int
+) -> None:
     _check(input, weight, bias, 'weight')
     _check_cells(input, rows, columns)
-    expected = (input.shape[1], 1, len(rows), len(columns))
+    if not 0 <= passed < input.shape[1]:
+        raise ValueError(f'passed must be at least 0 and less than the {input.shape[1]} channels of the input, got {passed}')
+    expected = (input.shape[1] - passed, 1, len(rows), len(columns))
     if tuple(weight.shape) != expected:
         raise ValueError(f'weight must have shape {expected} for this input and these cells, got {tuple(weight.shape)}')
     if bias is not None and tuple(bias.shape) != expected[:1]:
@@ -104,18 +115,24 @@ def _check_cells(input: Tensor, rows: Sequence[int], columns: Sequence[int]) -> 
 
 @torch.library.impl(CONV, 'CompositeExplicitAutograd')
 def _conv(
-    input: Tensor, weight: Tensor, bias: Tensor | None, rows: Sequence[int], columns: Sequence[int], backend: str
+    input: Tensor, weight: Tensor, bias: Tensor | None, rows: Sequence[int], columns: Sequence[int], passed: int, backend: str
 ) -> Tensor:
-    _check_conv(input, weight, bias, rows, columns)
+    _check_conv(input, weight, bias, rows, columns, passed)
     (rows, top), (columns, left) = crop(rows, input.shape[2]), crop(columns, input.shape[3])
-    part = weight[..., top : top + len(rows), left : left + len(columns)]
-    output = choose_backend(backend, input, rows, columns).forward(input, part, bias, rows, columns)
-    return output.contiguous(memory_format=memory_format(input))
+    weight = weight[..., top : top + len(rows), left : left + len(columns)]
+    convolved = _first(input, weight.shape[0])
+    forward = choose_backend(backend, convolved, rows, columns).forward
+    if not passed:
+        return forward(input, weight, bias, rows, columns).contiguous(memory_format=memory_format(input))
+    output = torch.empty_like(input, memory_format=memory_format(input))
+    forward(convolved, weight, bias, rows, columns, out=output[:, : weight.shape[0]])
+    output[:, weight.shape[0] :] = input[:, weight.shape[0] :]
+    return output
 
 
 @torch.library.register_fake(CONV)
-def _(input, weight, bias, rows, columns, backend):
-    _check_conv(input, weight, bias, rows, columns)
+def _(input, weight, bias, rows, columns, passed, backend):
+    _check_conv(input, weight, bias, rows, columns, passed)
     return torch.empty_like(input, memory_format=memory_format(input))
 
 
@@ -124,8 +141,7 @@ def _weight_grad(grad: Tensor, input: Tensor, rows: Sequence[int], columns: Sequ
     _check_weight_grad(grad, input, rows, columns)
     (cut_rows, top), (cut_columns, left) = crop(rows, input.shape[2]), crop(columns, input.shape[3])
     chosen = choose_backend(backend, input, cut_rows, cut_columns, backward=True)
-    weight = input.new_zeros(input.shape[1], 1, len(cut_rows), len(cut_columns))
-    _, part = chosen.backward(grad, input, weight, cut_rows, cut_columns, (False, True))
+    part = chosen.weight_grad(grad, input, cut_rows, cut_columns)
     return torch.nn.functional.pad(part, (left, left, top, top)).contiguous()
 
 
@@ -136,7 +152,7 @@ def _(grad, input, rows, columns, backend):
 
 
 def _save_conv(ctx, inputs, output):
-    input, weight, bias, ctx.rows, ctx.columns, ctx.backend = inputs
+    input, weight, bias, ctx.rows, ctx.columns, ctx.passed, ctx.backend = inputs
     ctx.save_for_backward(input, weight)
     ctx.save_for_forward(input, weight)
 
@@ -149,16 +165,16 @@ def _save_weight_grad(ctx, inputs, output):
 
 def _conv_backward(ctx, up, conv, weight_grad):
     input, weight = ctx.saved_tensors
-    cells = ctx.rows, ctx.columns, ctx.backend
+    cells, channels = (ctx.rows, ctx.columns), weight.shape[0]
     input_needed, weight_needed, bias_needed = ctx.needs_input_grad[:3]
-    grad_input = conv(up, weight.flip(-2, -1), None, *cells) if input_needed else None
-    grad_weight = weight_grad(up, input, *cells) if weight_needed else None
-    return grad_input, grad_weight, up.sum((0, 2, 3)) if bias_needed else None, None, None, None
+    grad_input = conv(up, weight.flip(-2, -1), None, *cells, ctx.passed, ctx.backend) if input_needed else None
+    grad_weight = weight_grad(_first(up, channels), _first(input, channels), *cells, ctx.backend) if weight_needed else None
+    return grad_input, grad_weight, _first(up, channels).sum((0, 2, 3)) if bias_needed else None, None, None, None, None
 
 
 def _weight_grad_backward(ctx, up, conv):
     grad, input = ctx.saved_tensors
-    cells = ctx.rows, ctx.columns, ctx.backend
+    cells = ctx.rows, ctx.columns, 0, ctx.backend
     grad_needed, input_needed = ctx.needs_input_grad[:2]
     grad_grad = conv(input, up, None, *cells) if grad_needed else None
     grad_input = conv(grad, up.flip(-2, -1), None, *cells) if input_needed else None
@@ -169,8 +185,8 @@ class _Conv(Function):
     """The convolution for eager mode. Unlike a registered formula, it supports torch.func and forward mode."""
 
     @staticmethod
-    def forward(input, weight, bias, rows, columns, backend):
-        return torch.ops.mmpelk.depthwise_conv2d(input, weight, bias, rows, columns, backend)
+    def forward(input, weight, bias, rows, columns, passed, backend):
+        return torch.ops.mmpelk.depthwise_conv2d(input, weight, bias, rows, columns, passed, backend)
 
     setup_context = staticmethod(_save_conv)
 
@@ -181,28 +197,31 @@ class _Conv(Function):
     @staticmethod
     def jvp(ctx, d_input, d_weight, d_bias, *_):
         input, weight = ctx.saved_tensors
-        cells = ctx.rows, ctx.columns, ctx.backend
+        cells, passed = (ctx.rows, ctx.columns), ctx.passed
+        convolved = _first(input, weight.shape[0])
         terms = []
         if d_input is not None:
-            terms.append(_Conv.apply(d_input, weight, None, *cells))
+            terms.append(_Conv.apply(d_input, weight, None, *cells, passed, ctx.backend))
         if d_weight is not None:
-            terms.append(_Conv.apply(input, d_weight, None, *cells))
+            terms.append(_pad_channels(_Conv.apply(convolved, d_weight, None, *cells, 0, ctx.backend), passed))
         if d_bias is not None:
-            terms.append(d_bias.view(1, -1, 1, 1).expand_as(input))
+            terms.append(_pad_channels(d_bias.view(1, -1, 1, 1).expand_as(convolved), passed))
         return sum(terms)
 
     @staticmethod
-    def vmap(info, in_dims, input, weight, bias, rows, columns, backend):
+    def vmap(info, in_dims, input, weight, bias, rows, columns, passed, backend):
         x, w, b = in_dims[:3]
         if w is None and b is None:  # one kernel for all: the mapped dimension joins the batch
             folded = input.movedim(x, 0).flatten(0, 1)
-            output = _Conv.apply(folded, weight, bias, rows, columns, backend)
+            output = _Conv.apply(folded, weight, bias, rows, columns, passed, backend)
             return output.unflatten(0, (info.batch_size, -1)), 0
-        folded = _into_channels(input, x, 1, info.batch_size)
-        weight = _into_channels(weight, w, 0, info.batch_size)
-        bias = None if bias is None else _into_channels(bias, b, 0, info.batch_size)
-        output = _Conv.apply(folded, weight, bias, rows, columns, backend)
-        return output.unflatten(1, (info.batch_size, -1)), 1
+        size = info.batch_size
+        maps = input.unsqueeze(1).expand(-1, size, -1, -1, -1) if x is None else input.movedim(x, 1)
+        convolved, unchanged = maps.tensor_split([maps.shape[2] - passed], dim=2)
+        weight = _into_channels(weight, w, 0, size)
+        bias = None if bias is None else _into_channels(bias, b, 0, size)
+        output = _Conv.apply(convolved.flatten(1, 2), weight, bias, rows, columns, 0, backend)
+        return torch.cat((output.unflatten(1, (size, -1)), unchanged), dim=2), 1
 
 
 class _WeightGrad(Function):
@@ -237,6 +256,16 @@ class _WeightGrad(Function):
         return output.unflatten(0, (info.batch_size, -1)), 0
 
 
+def _first(tensor: Tensor, channels: int) -> Tensor:
+    """Return a view of the first channels."""
+    return tensor if tensor.shape[1] == channels else tensor[:, :channels]
+
+
+def _pad_channels(tensor: Tensor, passed: int) -> Tensor:
+    """Append channels of zeros."""
+    return torch.nn.functional.pad(tensor, (0, 0, 0, 0, 0, passed)) if passed else tensor
+
+
 def _into_channels(tensor: Tensor, mapped: int | None, channels: int, size: int) -> Tensor:
     """Join a mapped dimension with the channels, or repeat the channels where nothing is mapped."""
     if mapped is None:
@@ -260,12 +289,12 @@ torch.library.register_autograd(
 
 
 @register_flop_formula(torch.ops.mmpelk.depthwise_conv2d)
-def _flops(input_shape, weight_shape, bias_shape, rows, columns, backend, *, out_shape=None, **kwargs) -> int:
+def _flops(input_shape, weight_shape, bias_shape, rows, columns, passed, backend, *, out_shape=None, **kwargs) -> int:
     """Count a dense evaluation, two operations per tap, as the field does."""
     n, c, h, w = input_shape
-    return 2 * n * c * h * w * sum(rows) * sum(columns)
+    return 2 * n * (c - passed) * h * w * sum(rows) * sum(columns)
 
 
 @register_flop_formula(torch.ops.mmpelk.depthwise_conv2d_weight_grad)
 def _weight_grad_flops(grad_shape, input_shape, rows, columns, backend, *, out_shape=None, **kwargs) -> int:
-    return _flops(input_shape, None, None, rows, columns, backend)
+    return _flops(input_shape, None, None, rows, columns, 0, backend)

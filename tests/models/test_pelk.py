@@ -5,6 +5,7 @@ import pickle
 import pytest
 import torch
 from conftest import CONFIGS
+from small_models import SMALL, randomized
 from torch import nn
 from torch.nn.functional import interpolate
 
@@ -13,7 +14,6 @@ from mmpelk.models.pelk import GRN
 from mmpelk.models.token_mixer import TokenMixer
 from mmpelk.ops import DepthwiseConv2d, PeripheralConv2d
 
-SMALL = dict(depths=(2, 1, 2, 1), channels=(16, 24, 32, 40))
 K101 = dict(kernel_sizes=(101, 69, 67, 13), center_size=7)
 
 
@@ -289,25 +289,15 @@ def test_input_below_32_is_rejected():
         PeLK(SMALL)(torch.zeros(1, 3, 31, 64))
 
 
-def randomized(**options):
-    """Return a model whose norms are not the identity."""
-    torch.manual_seed(0)
-    model = PeLK(SMALL, drop_path_rate=0.0, layer_scale_init_value=1.0, **options)
-    for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.dtype == torch.float32 and tensor.ndim == 1:
-            nn.init.uniform_(tensor, 0.5, 1.5)
-    return model
-
-
 @pytest.mark.parametrize(
     'options',
     [{}, K101, dict(pos_embed='per_channel'), dict(kernel_form='dense', kernel_sizes=(13, 11, 9, 7)), dict(pos_embed=None)],
 )
 def test_branches_fold_in_eval_mode(options, monkeypatch):
     model, image = randomized(**options).eval(), torch.randn(2, 3, 70, 64)
-    assert all(block.token_mixer._folds(stage.pos_embed) for stage in model.stages for block in stage)
+    assert all(block.token_mixer._is_one_convolution(stage.pos_embed) for stage in model.stages for block in stage)
     folded = model(image)
-    monkeypatch.setattr(TokenMixer, '_folds', lambda self, pos_embed: False)
+    monkeypatch.setattr(TokenMixer, '_is_one_convolution', lambda self, pos_embed: False)
     for one, other in zip(folded, model(image), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
@@ -318,13 +308,12 @@ def test_branches_fold_in_eval_mode(options, monkeypatch):
         (dict(sharing_grids=[[4, 4, 3], [9, 8, 4, 2, 1, 1, 1], [1, 1, 2, 4, 8, 1], [2, 2, 1, 1, 1]]), [False, True, False, True]),
         (dict(pos_embed_mode='inside'), [False] * 4),
         (dict(kernel_form='stripe', pos_embed=None), [False] * 4),
-        (dict(small_kernel=None), [False] * 4),
     ],
 )
 def test_branches_that_do_not_fold(options, stages):
     model = randomized(**options)
-    assert not any(block.token_mixer._folds(stage.pos_embed) for stage in model.stages for block in stage)
-    assert [stage[0].token_mixer._folds(stage.pos_embed) for stage in model.eval().stages] == stages
+    assert not any(block.token_mixer._is_one_convolution(stage.pos_embed) for stage in model.stages for block in stage)
+    assert [stage[0].token_mixer._is_one_convolution(stage.pos_embed) for stage in model.eval().stages] == stages
 
 
 @pytest.mark.parametrize('mode', ['train', 'eval'])

@@ -160,7 +160,7 @@ def test_tensors_that_are_refused(change, message):
 def test_a_direct_call_checks_the_cells(cells, message):
     x, w = torch.randn(1, 2, 6, 6), torch.randn(2, 1, 5, 5)
     with pytest.raises(ValueError, match=message):
-        torch.ops.mmpelk.depthwise_conv2d(x, w, None, cells, cells, 'auto')
+        torch.ops.mmpelk.depthwise_conv2d(x, w, None, cells, cells, 0, 'auto')
 
 
 def test_meta_tensors_have_shapes_only():

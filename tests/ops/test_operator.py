@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from cases import assert_same_bits
 
 from mmpelk.ops import SharingGrid, available_backends, peripheral_conv2d
 
@@ -12,7 +13,7 @@ def test_opcheck(layout, backend):
     x = torch.randn(2, 3, 5, 6).contiguous(memory_format=layout).requires_grad_()
     w, bias = torch.randn(3, 1, 7, 7, requires_grad=True), torch.randn(3, requires_grad=True)
     cells = SharingGrid.from_half([2, 2, 1, 1]).cells
-    torch.library.opcheck(torch.ops.mmpelk.depthwise_conv2d.default, (x, w, bias, cells, cells, backend))
+    torch.library.opcheck(torch.ops.mmpelk.depthwise_conv2d.default, (x, w, bias, cells, cells, 0, backend))
 
 
 @pytest.mark.parametrize('backend', available_backends())
@@ -69,3 +70,19 @@ def test_flop_counters_count_the_dense_taps():
     with FlopCounterMode(display=False) as counter:
         peripheral_conv2d(x.detach(), w, SharingGrid.peripheral(31)).sum().backward()
     assert counter.get_total_flops() == 2 * 2 * x.numel() * 31 * 31
+
+
+@pytest.mark.parametrize('backend', ['auto', *available_backends()])
+def test_deterministic_algorithms_give_the_same_bits_twice(backend):
+    grid, tensors = SharingGrid.peripheral(31), (torch.randn(2, 37, 20, 17), torch.randn(37, 1, 11, 11))
+    leaves = [tensor.requires_grad_() for tensor in tensors]
+
+    def run():
+        output = peripheral_conv2d(*leaves, grid, backend=backend)
+        return output, *torch.autograd.grad(output.sin().sum(), leaves)
+
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert_same_bits(run(), run())
+    finally:
+        torch.use_deterministic_algorithms(False)

@@ -61,7 +61,7 @@ def test_page(page_address, digit_scenes, tmp_path):
         box = picture.bounding_box()
         picture.click(position=dict(x=0.25 * box['width'], y=0.5 * box['height']))
         page.locator('#field img').wait_for()
-        assert 'Half of what counts at (32, 64)' in page.locator('#line').inner_text()
+        assert 'Half of the contribution to (32, 64)' in page.locator('#line').inner_text()
         page.locator('#upload button').last.click()
         upload.wait_for(state='attached')
         page.locator('#prediction img').wait_for(state='detached')

@@ -25,7 +25,7 @@ optim_wrapper = dict(
     _delete_=True, type='OptimWrapper', optimizer=dict(type='SGD', lr=0.01), accumulative_counts={accumulate})
 default_hooks = dict(checkpoint=dict(by_epoch=False, interval=100), logger=dict(interval=1, log_metric_by_epoch=False))
 log_processor = dict(window_size=1, by_epoch=False)
-custom_imports = dict(imports=['mmpelk', 'freeze'])
+custom_imports = dict(imports=['mmpelk', 'mmpelk.datasets.digit_scenes_dataset', 'freeze'])
 custom_hooks = [dict(type='FreezeBatchNormAndDropout')]
 """
 EVERY_BOX = """

@@ -6,15 +6,20 @@ the map.
 
 - ``unavailable(device, dtype)`` returns the reason why the backend cannot run there, or None if it can.
 - ``details()`` returns a description of what the backend uses, such as a version, or an empty string.
-- ``cost(input, rows, columns, backward)`` predicts the time of the forward or the backward pass. On GPUs, the time is measured instead.
-- ``forward(input, weight, bias, rows, columns)`` computes the output, (N, C, H, W).
-- ``backward(grad, input, weight, rows, columns, needs)`` computes the gradients of input and weight, or None where not needed.
+- ``cost(input, rows, columns, backward)`` predicts the time of ``forward``, or of ``weight_grad`` if ``backward``. On GPUs, the time is
+  measured instead.
+- ``forward(input, weight, bias, rows, columns, out=None)`` computes the output, (N, C, H, W), in the input's type. ``out`` may be any
+  view of this shape and type, such as some channels of a larger map.
+- ``weight_grad(grad, input, rows, columns)`` computes the gradient of the weight in the input's type. The gradient of the input is
+  ``forward`` with the kernel rotated by 180 degrees.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from types import ModuleType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +30,29 @@ from mmpelk.utils.errors import InputError
 from . import dense, fft, native, triton
 
 BACKENDS: dict[str, ModuleType] = {'dense': dense, 'fft': fft, 'native': native, 'triton': triton}
+
+
+class Call(NamedTuple):
+    """What 'auto' chooses a backend for.
+
+    Attributes:
+        shape: (N, C, H, W) of the map.
+        kernel_size: (kh, kw), cropped to the map.
+        weight_size: Number of cells of the kernel along both axes, cropped to the map.
+        weight_grad: Whether the call computes the gradient of the weight instead of the convolution.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    shape: tuple[int, int, int, int]
+    kernel_size: tuple[int, int]
+    weight_size: tuple[int, int]
+    weight_grad: bool
+
+
+_CHOICES: dict[Call, str] = {}
+MAX_CHOICES = 10_000  # images of many sizes must not fill the memory
+_logger = logging.getLogger('mmpelk')
 
 
 def available_backends(device: torch.device | str = 'cpu', dtype: torch.dtype = torch.float32) -> tuple[str, ...]:
@@ -39,6 +67,14 @@ def describe_backends(device: torch.device | str = 'cpu', dtype: torch.dtype = t
         reason = backend.unavailable(torch.device(device), dtype)
         lines[name] = f'unavailable: {reason}' if reason else f'available{backend.details()}'
     return lines
+
+
+def chosen_backends() -> dict[Call, str]:
+    """Return the names of the backends that 'auto' chose in this process.
+
+    Each choice is also logged once, at level DEBUG of the logger 'mmpelk'.
+    """
+    return dict(_CHOICES)
 
 
 def check_backend_name(name: str) -> None:
@@ -57,7 +93,7 @@ def choose_backend(name: str, input: Tensor, rows: Sequence[int], columns: Seque
         name: 'auto' or a key of ``BACKENDS``.
         input: (N, C, H, W).
         rows, columns: Cell sizes of the kernel, cropped to the map.
-        backward: Whether the call is a backward pass.
+        backward: Whether the call computes the gradient of the weight.
 
     Raises:
         ValueError: If the name is unknown.
@@ -67,9 +103,24 @@ def choose_backend(name: str, input: Tensor, rows: Sequence[int], columns: Seque
     if name == 'auto':
         candidates = [BACKENDS[n] for n in reversed(available_backends(input.device, input.dtype))]
         if input.device.type == 'cuda':
-            return fastest(candidates, input, rows, columns, backward)
-        return min(candidates, key=lambda backend: backend.cost(input, rows, columns, backward))
+            chosen = fastest(candidates, input, rows, columns, backward)
+        else:
+            chosen = min(candidates, key=lambda backend: backend.cost(input, rows, columns, backward))
+        _record(chosen, input, rows, columns, backward)
+        return chosen
     if reason := BACKENDS[name].unavailable(input.device, input.dtype):
         available = available_backends(input.device, input.dtype)
         raise InputError(f'backend {name!r} cannot run on {input.device} with {input.dtype}: {reason}; available: {available}')
     return BACKENDS[name]
+
+
+def _record(chosen: ModuleType, input: Tensor, rows: Sequence[int], columns: Sequence[int], backward: bool) -> None:
+    kernel_size, weight_size = (sum(rows), sum(columns)), (len(rows), len(columns))
+    call = Call(input.device, input.dtype, tuple(input.shape), kernel_size, weight_size, backward)
+    name = chosen.__name__.rpartition('.')[2]
+    if _CHOICES.get(call) == name:
+        return
+    if len(_CHOICES) >= MAX_CHOICES:
+        _CHOICES.clear()
+    _CHOICES[call] = name
+    _logger.debug("'auto' chose %s for %s", name, call)

@@ -33,27 +33,27 @@ def cost(input: Tensor, rows: Sequence[int], columns: Sequence[int], backward: b
     return 150 + 2e-5 * multiply_adds if fast else 100 + 3e-4 * multiply_adds
 
 
-def forward(input: Tensor, weight: Tensor, bias: Tensor | None, rows: Sequence[int], columns: Sequence[int]) -> Tensor:
+def forward(
+    input: Tensor, weight: Tensor, bias: Tensor | None, rows: Sequence[int], columns: Sequence[int], out: Tensor | None = None
+) -> Tensor:
     """Compute the depthwise 'same' correlation in the input's type, even under autocast."""
     kernel = expand(weight, rows, columns).to(input.dtype)
     bias = None if bias is None else bias.to(input.dtype)
     with torch.autocast(input.device.type, enabled=False):
-        return F.conv2d(input, kernel, bias, padding=_padding(rows, columns), groups=input.shape[1])
+        output = F.conv2d(input, kernel, bias, padding=_padding(rows, columns), groups=input.shape[1])
+    return output if out is None else out.copy_(output)
 
 
-def backward(
-    grad: Tensor, input: Tensor, weight: Tensor, rows: Sequence[int], columns: Sequence[int], needs: tuple[bool, bool]
-) -> tuple[Tensor | None, Tensor | None]:
-    """Compute the gradients of input and weight."""
-    kernel, padding = expand(weight, rows, columns).to(input.dtype), _padding(rows, columns)
-    grad_input, grad_kernel, _ = torch.ops.aten.convolution_backward(
-        grad.to(input.dtype), input, kernel, None, (1, 1), padding, (1, 1), False, (0, 0), input.shape[1], (*needs, False)
+def weight_grad(grad: Tensor, input: Tensor, rows: Sequence[int], columns: Sequence[int]) -> Tensor:
+    """Compute the gradient of the weight."""
+    channels, padding = input.shape[1], _padding(rows, columns)
+    kernel = input.new_empty(channels, 1, sum(rows), sum(columns))  # only its shape matters
+    _, grad_kernel, _ = torch.ops.aten.convolution_backward(
+        grad.to(input.dtype), input, kernel, None, (1, 1), padding, (1, 1), False, (0, 0), channels, (False, True, False)
     )
-    if not needs[1]:
-        return grad_input, None
     # A cell can have many taps, so half types are summed in float32.
     sums = cell_sums(grad_kernel.to(torch.promote_types(grad_kernel.dtype, torch.float32)), rows, columns)
-    return grad_input, sums.to(weight.dtype)
+    return sums.to(input.dtype)
 
 
 def _padding(rows: Sequence[int], columns: Sequence[int]) -> tuple[int, int]:

@@ -64,7 +64,9 @@ def cost(input: Tensor, rows: Sequence[int], columns: Sequence[int], backward: b
     return 250 + 4.4e-4 * work if backward else 150 + 2.2e-4 * work
 
 
-def forward(input: Tensor, weight: Tensor, bias: Tensor | None, rows: Sequence[int], columns: Sequence[int]) -> Tensor:
+def forward(
+    input: Tensor, weight: Tensor, bias: Tensor | None, rows: Sequence[int], columns: Sequence[int], out: Tensor | None = None
+) -> Tensor:
     """Compute the depthwise 'same' correlation y = irfft(X * conj(K)).
 
     float64 is computed in float64, and every other type in float32. The result has the input's type.
@@ -72,39 +74,28 @@ def forward(input: Tensor, weight: Tensor, bias: Tensor | None, rows: Sequence[i
     x, kernel = _computed(input), _computed(expand(weight, rows, columns))
     h, w = x.shape[-2:]
     shape = _circle(x, rows, columns)
-    output = torch.empty_like(x, memory_format=torch.contiguous_format)
+    output = torch.empty_like(input, memory_format=torch.contiguous_format) if out is None else out
     for channels in _chunks(x, shape):
         # torch 2.13 ignores the lazy conj() inside an operator that a compiled graph calls.
         product = torch.fft.rfft2(x[:, channels], s=shape) * _kernel_spectrum(kernel[channels], shape).conj_physical_()
-        output[:, channels] = torch.fft.irfft2(product, s=shape)[..., :h, :w]
-    if bias is not None:
-        output += bias.to(output).view(1, -1, 1, 1)
-    return output.to(input.dtype)
+        result = torch.fft.irfft2(product, s=shape)[..., :h, :w]
+        if bias is not None:
+            result += bias[channels].to(result).view(-1, 1, 1)
+        output[:, channels] = result
+    return output
 
 
-def backward(
-    grad: Tensor, input: Tensor, weight: Tensor, rows: Sequence[int], columns: Sequence[int], needs: tuple[bool, bool]
-) -> tuple[Tensor | None, Tensor | None]:
-    """Compute the gradients of input and weight with transforms of the same lengths as in the forward pass."""
-    x, up, kernel = _computed(input), _computed(grad), _computed(expand(weight, rows, columns))
-    (h, w), (kh, kw) = x.shape[-2:], kernel.shape[-2:]
+def weight_grad(grad: Tensor, input: Tensor, rows: Sequence[int], columns: Sequence[int]) -> Tensor:
+    """Compute the gradient of the weight with transforms of the same lengths as in the forward pass."""
+    x, up = _computed(input), _computed(grad)
+    kh, kw = sum(rows), sum(columns)
     shape = _circle(x, rows, columns)
-    grad_input = torch.empty_like(x, memory_format=torch.contiguous_format) if needs[0] else None
-    grad_kernel = torch.empty_like(kernel) if needs[1] else None
+    grad_kernel = x.new_empty(x.shape[1], 1, kh, kw)
     for channels in _chunks(x, shape):
-        grad_spectrum = torch.fft.rfft2(up[:, channels], s=shape)
-        if grad_kernel is not None:
-            spectrum = torch.fft.rfft2(x[:, channels], s=shape)
-            product = (grad_spectrum.conj_physical() * spectrum).sum(0)
-            taps = torch.fft.irfft2(product, s=shape).roll((kh // 2, kw // 2), (-2, -1))
-            grad_kernel[channels] = taps[:, None, :kh, :kw]
-        if grad_input is not None:
-            product = grad_spectrum.mul_(_kernel_spectrum(kernel[channels], shape))
-            grad_input[:, channels] = torch.fft.irfft2(product, s=shape)[..., :h, :w]
-    return (
-        grad_input.to(input.dtype) if needs[0] else None,
-        cell_sums(grad_kernel, rows, columns).to(weight.dtype) if needs[1] else None,
-    )
+        product = torch.fft.rfft2(up[:, channels], s=shape).conj_physical_() * torch.fft.rfft2(x[:, channels], s=shape)
+        taps = torch.fft.irfft2(product.sum(0), s=shape).roll((kh // 2, kw // 2), (-2, -1))
+        grad_kernel[channels] = taps[:, None, :kh, :kw]
+    return cell_sums(grad_kernel, rows, columns).to(input.dtype)
 
 
 def _computed(tensor: Tensor) -> Tensor:

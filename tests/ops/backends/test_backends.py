@@ -1,9 +1,12 @@
 """The table of backends and the choice among them."""
 
+import logging
+
 import pytest
 import torch
 
-from mmpelk.ops import SharingGrid, available_backends, describe_backends, peripheral_conv2d
+from mmpelk.ops import SharingGrid, available_backends, chosen_backends, describe_backends, peripheral_conv2d
+from mmpelk.ops import backends as package
 from mmpelk.ops.backends import BACKENDS, choose_backend, fft
 
 CELLS = SharingGrid.peripheral(51).cells
@@ -18,6 +21,22 @@ def test_auto_selects_the_backend_with_the_least_predicted_time():
 @pytest.mark.skipif('native' not in available_backends(), reason=describe_backends()['native'])
 def test_auto_selects_native_for_large_kernels_in_float32():
     assert choose_backend('auto', LARGE, CELLS, CELLS) is BACKENDS['native']
+
+
+def test_choices_are_recorded_and_logged_once(monkeypatch, caplog):
+    monkeypatch.setattr(package, '_CHOICES', {})
+    caplog.set_level(logging.DEBUG, 'mmpelk')
+    x, w = torch.randn(2, 3, 9, 8, dtype=torch.double), torch.randn(3, 1, 11, 11, dtype=torch.double, requires_grad=True)
+    for _ in range(2):
+        peripheral_conv2d(x, w, SharingGrid.peripheral(31)).sum().backward()
+    peripheral_conv2d(x, w, SharingGrid.peripheral(31), backend='fft')  # not a choice
+    assert [(tuple(call)[2:], name in BACKENDS) for call, name in chosen_backends().items()] == [
+        (((2, 3, 9, 8), (17, 15), (9, 9), weight_grad), True) for weight_grad in (False, True)
+    ]
+    assert [record.getMessage().startswith("'auto' chose ") for record in caplog.records] == [True, True]
+    monkeypatch.setattr(package, 'MAX_CHOICES', 2)
+    peripheral_conv2d(x[:1], w, SharingGrid.peripheral(31))
+    assert [call.shape for call in chosen_backends()] == [(1, 3, 9, 8)]
 
 
 @pytest.mark.parametrize('name', available_backends())

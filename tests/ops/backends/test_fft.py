@@ -35,7 +35,7 @@ def test_chunks_do_not_change_the_result(monkeypatch, channels_at_once):
     monkeypatch.setattr(fft, 'CACHE_BYTES', channels_at_once * 2 * 15 * 7 * 8)
     monkeypatch.setattr(torch.fft, 'rfft2', counted)
     chunked = run()
-    # Each of the output, the input's gradient, and the weight's gradient needs two forward transforms per chunk.
+    # The output, the gradient of the input, and the gradient of the weight each need two forward transforms per chunk.
     assert len(transforms) == 3 * 2 * -(-5 // channels_at_once)
     for part, expected in zip(chunked, whole, strict=True):
         torch.testing.assert_close(part, expected)

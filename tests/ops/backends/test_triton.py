@@ -111,7 +111,7 @@ def test_compiles_without_graph_breaks():
 
 def test_opcheck():
     x, w, bias = (torch.randn(shape, device=DEVICE, requires_grad=True) for shape in ((2, 2, 5, 6), (2, 1, 3, 3), (2,)))
-    torch.library.opcheck(torch.ops.mmpelk.depthwise_conv2d.default, (x, w, bias, (1, 1, 1), (2, 1, 2), 'triton'))
+    torch.library.opcheck(torch.ops.mmpelk.depthwise_conv2d.default, (x, w, bias, (1, 1, 1), (2, 1, 2), 0, 'triton'))
 
 
 def test_describe_backends_reports_why_triton_cannot_run(monkeypatch):

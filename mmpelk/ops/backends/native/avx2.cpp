@@ -1,17 +1,17 @@
-// AVX2: 8 channels in a register. The pragmas come first: everything below is compiled for this instruction set.
+// AVX2 with FMA. Everything below the pragma is compiled for this instruction set.
+#include "standard_headers.h"
 #if defined(__x86_64__)
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
 #else
 #pragma GCC target("avx2,fma")
 #endif
-#define MMPELK_ISA avx2
-#define NAME "avx2"
-#define KERNELS avx2_kernels
-#define LANES 8
-#define BLOCK 12
-#define SWEEP 0
-#define TAPS 6
+#define MMPELK_NAMESPACE avx2
+#define MMPELK_AVX2
+#define MMPELK_LANES 8
+#define MMPELK_TILE_WIDTH 12  // with a weight and a loaded vector, these fit into the 16 registers; 14 was not faster
+#define MMPELK_SHARE_LOADS 0  // the weights of several taps would not fit into the registers
+#define MMPELK_GRAD_TAPS 6    // each tap also takes a pointer, of which more would not fit into the general registers
 #include "kernel.h"
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -1,9 +1,7 @@
-// What every machine of the compiler's target has: 4 channels in a register.
-#define MMPELK_ISA portable
-#define NAME "portable"
-#define KERNELS portable_kernels
-#define LANES 4
-#define BLOCK 12
-#define SWEEP 0
-#define TAPS 6
+// The instructions that every machine of the compiler's target has. Their registers have at least 4 lanes on all common machines.
+#define MMPELK_NAMESPACE portable
+#define MMPELK_LANES 4
+#define MMPELK_TILE_WIDTH 12  // as for AVX2, which also has 16 registers
+#define MMPELK_SHARE_LOADS 0
+#define MMPELK_GRAD_TAPS 6
 #include "kernel.h"

@@ -1,19 +1,20 @@
-// One register of floats, by the compiler's vector extension. The instruction set's file sets LANES and its namespace.
+// A register of floats, one lane for each channel, as a vector type of the compiler (GCC and Clang). The file of the instruction
+// set defines MMPELK_LANES and MMPELK_NAMESPACE.
 #pragma once
-#include <cstdint>
-#include <cstring>
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
+#include "standard_headers.h"
 
 #if !defined(__has_builtin)
 #define __has_builtin(x) 0
 #endif
 
-namespace mmpelk::MMPELK_ISA {
+// Each instruction set has a namespace, and within it everything has internal linkage, so that the linker never merges functions
+// that are compiled for different machines.
+namespace mmpelk::MMPELK_NAMESPACE {
 namespace {
 
-typedef float Vec __attribute__((vector_size(LANES * 4)));
+constexpr int kLanes = MMPELK_LANES;
+typedef float Vec __attribute__((vector_size(MMPELK_LANES * 4)));
+typedef int32_t IntVec __attribute__((vector_size(MMPELK_LANES * 4)));
 
 inline Vec load(const float* from) {
     Vec v;
@@ -23,11 +24,14 @@ inline Vec load(const float* from) {
 
 inline void store(float* to, Vec v) { std::memcpy(to, &v, sizeof v); }
 
-// The first `count` lanes; the others are zero, and their memory is not touched.
-inline Vec load_some(const float* from, int count) {
-    if (count == LANES) return load(from);
-#if LANES == 16
+// Load the first `count` lanes. The other lanes are zero, and their memory is not touched.
+inline Vec load_first(const float* from, int count) {
+    if (count == kLanes) return load(from);
+#if defined(MMPELK_AVX512)
     return _mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), from);
+#elif defined(MMPELK_AVX2)
+    const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_maskload_ps(from, _mm256_cmpgt_epi32(_mm256_set1_epi32(count), lanes));
 #else
     Vec v = {};
     for (int i = 0; i < count; i++) v[i] = from[i];
@@ -35,86 +39,95 @@ inline Vec load_some(const float* from, int count) {
 #endif
 }
 
-inline void store_some(float* to, Vec v, int count) {
-    if (count == LANES) return store(to, v);
-#if LANES == 16
+// Store the first `count` lanes.
+inline void store_first(float* to, Vec v, int count) {
+    if (count == kLanes) return store(to, v);
+#if defined(MMPELK_AVX512)
     _mm512_mask_storeu_ps(to, (__mmask16)((1u << count) - 1), v);
 #else
     for (int i = 0; i < count; i++) to[i] = v[i];
 #endif
 }
 
-inline Vec splat(float value) { return value - Vec{}; }
-
-// Lanes of a and b in turn, from their lower and upper halves.
-template <int... I>
-struct Lanes {};
-template <int N, int... I>
-struct Count : Count<N - 1, N - 1, I...> {};
-template <int... I>
-struct Count<0, I...> {
-    typedef Lanes<I...> type;
-};
-
-template <int half, int... I>
-inline Vec interleave(Vec a, Vec b, Lanes<I...>) {
+// Return lanes of a and b in turn: those of their lower halves (Half = 0) or of their upper halves (Half = 1).
+template <int Half, int... Lane>
+inline Vec interleave(Vec a, Vec b, std::integer_sequence<int, Lane...>) {
 #if __has_builtin(__builtin_shufflevector)
-    return __builtin_shufflevector(a, b, (half * LANES / 2 + I / 2 + I % 2 * LANES)...);
+    return __builtin_shufflevector(a, b, (Half * kLanes / 2 + Lane / 2 + Lane % 2 * kLanes)...);
 #else
-    typedef int32_t Index __attribute__((vector_size(LANES * 4)));
-    return __builtin_shuffle(a, b, Index{(half * LANES / 2 + I / 2 + I % 2 * LANES)...});
+    return __builtin_shuffle(a, b, IntVec{(Half * kLanes / 2 + Lane / 2 + Lane % 2 * kLanes)...});
 #endif
 }
 
-// LANES vectors of LANES floats: a perfect shuffle, log2(LANES) times.
+// Transpose a kLanes x kLanes matrix in place.
+#if defined(MMPELK_AVX2)
+// The general form below takes twice as many instructions, because AVX2 can interleave only within the halves of a register.
 inline void transpose(Vec* rows) {
-    typename Count<LANES>::type lanes;
-    Vec other[LANES];
-    Vec *from = rows, *to = other;
-    for (int stage = 1; stage < LANES; stage *= 2) {
-        for (int i = 0; i < LANES / 2; i++) {
-            to[2 * i] = interleave<0>(from[i], from[i + LANES / 2], lanes);
-            to[2 * i + 1] = interleave<1>(from[i], from[i + LANES / 2], lanes);
+    __m256 pairs[8], fours[8];
+    for (int i = 0; i < 8; i += 2) {
+        pairs[i] = _mm256_unpacklo_ps(rows[i], rows[i + 1]);
+        pairs[i + 1] = _mm256_unpackhi_ps(rows[i], rows[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4)
+        for (int j = 0; j < 2; j++) {
+            fours[i + 2 * j] = _mm256_shuffle_ps(pairs[i + j], pairs[i + j + 2], 0x44);
+            fours[i + 2 * j + 1] = _mm256_shuffle_ps(pairs[i + j], pairs[i + j + 2], 0xee);
         }
-        Vec* swap = from;
-        from = to, to = swap;
+    for (int i = 0; i < 4; i++) {
+        rows[i] = _mm256_permute2f128_ps(fours[i], fours[i + 4], 0x20);
+        rows[i + 4] = _mm256_permute2f128_ps(fours[i], fours[i + 4], 0x31);
+    }
+}
+#else
+// Interleaving the upper half of the rows with the lower half, log2(kLanes) times, does it.
+inline void transpose(Vec* rows) {
+    const std::make_integer_sequence<int, kLanes> lanes;
+    Vec other[kLanes];
+    Vec *from = rows, *to = other;
+    for (int stage = 1; stage < kLanes; stage *= 2) {
+        for (int i = 0; i < kLanes / 2; i++) {
+            to[2 * i] = interleave<0>(from[i], from[i + kLanes / 2], lanes);
+            to[2 * i + 1] = interleave<1>(from[i], from[i + kLanes / 2], lanes);
+        }
+        std::swap(from, to);
     }
     if (from != rows) std::memcpy(rows, from, sizeof other);
 }
+#endif
 
-// `count` positions of `channels` channels that lie `stride` apart, to one vector of channels for each position.
-inline void gather(const float* from, int64_t stride, int channels, int count, Vec* to) {
-    if (count < LANES) {
-        for (int i = 0; i < count; i++) {
+// Read `count` positions of `channels` channels, with any strides, into one vector of channels for each position.
+inline void gather(const float* from, int64_t channel_stride, int64_t stride, int channels, int64_t count, Vec* to) {
+    if (stride != 1 || count < kLanes) {
+        for (int64_t i = 0; i < count; i++) {
             to[i] = Vec{};
-            for (int c = 0; c < channels; c++) to[i][c] = from[c * stride + i];
+            for (int c = 0; c < channels; c++) to[i][c] = from[c * channel_stride + i * stride];
         }
         return;
     }
-    for (int start = 0; start < count; start += LANES) {
-        int at = start + LANES > count ? count - LANES : start;
-        Vec block[LANES];
-        for (int c = 0; c < LANES; c++) block[c] = c < channels ? load(from + c * stride + at) : Vec{};
-        transpose(block);
-        for (int i = 0; i < LANES; i++) to[at + i] = block[i];
+    for (int64_t start = 0; start < count; start += kLanes) {
+        const int64_t first = start + kLanes > count ? count - kLanes : start;  // the last square may overlap the one before
+        Vec square[kLanes];
+        for (int c = 0; c < kLanes; c++) square[c] = c < channels ? load(from + c * channel_stride + first) : Vec{};
+        transpose(square);
+        for (int i = 0; i < kLanes; i++) to[first + i] = square[i];
     }
 }
 
 // The reverse of gather.
-inline void scatter(const Vec* from, int count, float* to, int64_t stride, int channels) {
-    if (count < LANES) {
-        for (int i = 0; i < count; i++)
-            for (int c = 0; c < channels; c++) to[c * stride + i] = from[i][c];
+inline void scatter(const Vec* from, int64_t count, float* to, int64_t channel_stride, int64_t stride, int channels) {
+    if (stride != 1 || count < kLanes) {
+        for (int64_t i = 0; i < count; i++)
+            for (int c = 0; c < channels; c++) to[c * channel_stride + i * stride] = from[i][c];
         return;
     }
-    for (int start = 0; start < count; start += LANES) {
-        int at = start + LANES > count ? count - LANES : start;
-        Vec block[LANES];
-        for (int i = 0; i < LANES; i++) block[i] = from[at + i];
-        transpose(block);
-        for (int c = 0; c < channels; c++) store(to + c * stride + at, block[c]);
+    for (int64_t start = 0; start < count; start += kLanes) {
+        const int64_t first = start + kLanes > count ? count - kLanes : start;
+        Vec square[kLanes];
+        for (int i = 0; i < kLanes; i++) square[i] = from[first + i];
+        transpose(square);
+        for (int c = 0; c < channels; c++) store(to + c * channel_stride + first, square[c]);
     }
 }
 
 }  // namespace
-}  // namespace mmpelk::MMPELK_ISA
+}  // namespace mmpelk::MMPELK_NAMESPACE

@@ -75,21 +75,18 @@ def cost(input: Tensor, rows: Sequence[int], columns: Sequence[int], backward: b
     return math.inf
 
 
-def forward(input: Tensor, weight: Tensor, bias: Tensor | None, rows: Sequence[int], columns: Sequence[int]) -> Tensor:
-    """Compute the depthwise 'same' correlation in the input's type, as a contiguous (N, C, H, W) tensor."""
-    return _correlate(input.contiguous(), weight, bias, rows, columns, may_measure(input.device))
+def forward(
+    input: Tensor, weight: Tensor, bias: Tensor | None, rows: Sequence[int], columns: Sequence[int], out: Tensor | None = None
+) -> Tensor:
+    """Compute the depthwise 'same' correlation in the input's type. Without ``out``, the result is contiguous."""
+    output = _correlate(input.contiguous(), weight, bias, rows, columns, may_measure(input.device))
+    return output if out is None else out.copy_(output)
 
 
-def backward(
-    grad: Tensor, input: Tensor, weight: Tensor, rows: Sequence[int], columns: Sequence[int], needs: tuple[bool, bool]
-) -> tuple[Tensor | None, Tensor | None]:
-    """Compute the gradients of input and weight. The input's gradient is a convolution with the kernel rotated by 180 degrees."""
-    up, tune, grad_input, grad_weight = grad.to(input.dtype).contiguous(), may_measure(input.device), None, None
-    if needs[0]:
-        grad_input = _correlate(up, weight.flip(-2, -1), None, rows, columns, tune)
-    if needs[1]:
-        grad_weight = _weight_grad(input.contiguous(), up, rows, columns, tune).to(weight.dtype)
-    return grad_input, grad_weight
+def weight_grad(grad: Tensor, input: Tensor, rows: Sequence[int], columns: Sequence[int]) -> Tensor:
+    """Compute the gradient of the weight."""
+    up = grad.to(input.dtype).contiguous()
+    return _weight_grad(input.contiguous(), up, rows, columns, may_measure(input.device)).to(input.dtype)
 
 
 def _correlate(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Sequence[int], columns: Sequence[int], tune: bool) -> Tensor:
@@ -100,7 +97,7 @@ def _correlate(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Sequence[in
     tops, sizes = _starts_and_sizes(tuple(rows), x.device, -(sum(rows) // 2))
     # The kernel averages over the rows of a cell, so the weight is multiplied by their number.
     taps = (expand(weight, (1,) * len(rows), columns) * sizes[:, None]).to(x.dtype).contiguous()
-    bias = x if bias is None else bias.float().contiguous()
+    bias = x if bias is None else bias.float().contiguous()  # without a bias, any pointer: HAS_BIAS is False and nothing reads it
     width, sources = _block_columns(w, x.dtype)
 
     def grid(block: dict) -> tuple[int]:

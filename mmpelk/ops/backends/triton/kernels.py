@@ -65,6 +65,8 @@ def correlate(
         tap = sources[:, None] - columns[None, :] + reach
         toeplitz = weight + channel.to(tl.int64) * row_cells * taps + tap
         for cell in range(row_cells):
+            # The means of a chunk of columns are computed again for each block of output columns that reaches it, up to
+            # 1 + 2 * reach / COLUMNS times. Keeping them would take a map in global memory for each distinct cell height.
             means = _row_means(x, planes, rows, valid, sources, tl.load(tops + cell), tl.load(sizes + cell), height, width)
             factors = tl.load(toeplitz + cell * taps, mask=(tap >= 0) & (tap < taps), other=0.0)
             total = _add_product(total, means, factors, PRECISION)
