@@ -4,7 +4,9 @@
 #   make demo-det        Do the same with Cascade Mask R-CNN: boxes and masks.
 #   make demo-cls        Train a sparse PeLK on digits, test it, and draw its curves and predictions.
 #   make demo-transfer   Train UperNet for a short time twice: from the backbone of demo-cls, whose zeros stay zero, and from scratch.
+#   make demo-grow       Train a 7x7 ConvNeXt with UperNet, grow its kernels, and train both for as long again, with the same start.
 #   make demo-onnx       Export the model of make demo to ONNX, and draw predictions with onnxruntime alone.
+#   make test-transformers  Run the tests that need transformers, which OneDL's mmpretrain cannot be installed with.
 #   make test            Install everything, with mmcv's compiled operators, check the style, and run all tests.
 #   make sanitize        Run the native library's cases under AddressSanitizer, UndefinedBehaviorSanitizer, and ThreadSanitizer.
 #   make lint            Check the style.
@@ -23,6 +25,9 @@ DET_CONFIG := configs/demo/cascade_mask_rcnn_pelk_atto_digits.py
 CLS := work_dirs/demo-cls-$(STACK)
 CLS_CONFIG := configs/demo/pelk_atto_digits_cls.py
 TRANSFER := work_dirs/demo-transfer-$(STACK)
+GROW := work_dirs/demo-grow-$(STACK)
+GROW_PLAIN := configs/demo/upernet_convnext_atto_digits.py
+GROW_GROWN := configs/demo/upernet_convnext_atto_grown_digits.py
 SHORT := --cfg-options train_cfg.max_iters=200 train_cfg.val_interval=200 param_scheduler.1.end=200
 SCENES := data/digit_scenes/images/validation/validation_000*.jpg
 # Matplotlib draws without a screen.
@@ -32,7 +37,7 @@ SETUP := bash tools/setup_env.sh $(VENV) $(STACK)
 
 # Two targets must not install into one environment at the same time.
 .NOTPARALLEL:
-.PHONY: demo demo-det demo-cls demo-onnx demo-transfer docs test sanitize lint clean-demo
+.PHONY: demo demo-det demo-cls demo-grow demo-onnx demo-transfer docs test test-transformers sanitize lint clean-demo
 .PHONY: env env-det env-onnx env-docs env-lint env-test
 
 demo: env $(SEG)/trained
@@ -51,6 +56,18 @@ demo-onnx: env-onnx $(SEG)/trained
 demo-transfer: env $(CLS)/trained data/digit_scenes
 	$(PY) tools/train.py $(SEG_CONFIG) --work-dir $(TRANSFER)/pretrained --pretrained $$(cat $(CLS)/last_checkpoint) $(SHORT)
 	$(PY) tools/train.py $(SEG_CONFIG) --work-dir $(TRANSFER)/scratch $(SHORT)
+
+# The grown model must have the mIoU of the 7x7 model at the start. Both are then trained from there with the same settings.
+demo-grow: env data/digits data/digit_scenes
+	$(PY) tools/train.py configs/demo/convnext_atto_digits_cls.py --work-dir $(GROW)/pretrained
+	$(PY) tools/train.py $(GROW_PLAIN) --work-dir $(GROW)/start --pretrained $$(cat $(GROW)/pretrained/last_checkpoint)
+	$(PY) tools/test.py $(GROW_PLAIN) $$(cat $(GROW)/start/last_checkpoint) --work-dir $(GROW)/start-7x7
+	$(PY) tools/test.py $(GROW_GROWN) $$(cat $(GROW)/start/last_checkpoint) --work-dir $(GROW)/start-grown
+	$(PY) tools/train.py $(GROW_PLAIN) --work-dir $(GROW)/7x7 --cfg-options load_from=$$(cat $(GROW)/start/last_checkpoint)
+	$(PY) tools/train.py $(GROW_GROWN) --work-dir $(GROW)/grown --cfg-options load_from=$$(cat $(GROW)/start/last_checkpoint)
+	$(PY) tools/receptive_field.py $(GROW_PLAIN) $$(cat $(GROW)/7x7/last_checkpoint) --size 512 --out $(GROW)/7x7.png
+	$(PY) tools/receptive_field.py $(GROW_GROWN) $$(cat $(GROW)/grown/last_checkpoint) --size 512 --out $(GROW)/grown.png
+	@echo "done: receptive fields in $(GROW)/7x7.png and $(GROW)/grown.png; the logs in $(GROW)/*/ have the mIoU"
 
 # Test a model and draw its curves and predictions: $(1) is the config, $(2) the work dir, and $(3) the images.
 define test_and_draw
@@ -83,6 +100,12 @@ data/digit_scenes: | env
 test: env-test lint
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
 
+# transformers goes into a folder of its own, which only this target puts on the path.
+test-transformers: env-test
+	$(PY) -m pip list --format=freeze --disable-pip-version-check >$(VENV)/installed.txt
+	$(PY) -m pip install -q --disable-pip-version-check --upgrade --target $(VENV)/transformers -c $(VENV)/installed.txt transformers
+	PYTHONPATH=$(VENV)/transformers OMP_NUM_THREADS=1 $(PY) -m pytest tests/models tests/checkpoints tests/utils -k transformers
+
 sanitize: env-test
 	$(PY) tests/ops/backends/native/sanitize.py
 
@@ -112,4 +135,4 @@ env-test:
 	@$(SETUP) --compiled-ops demo export app docs dev
 
 clean-demo:
-	rm -rf $(SEG) $(DET) $(CLS) $(TRANSFER) data/digit_scenes data/digits
+	rm -rf $(SEG) $(DET) $(CLS) $(TRANSFER) $(GROW) data/digit_scenes data/digits

@@ -43,6 +43,7 @@ DEV = [  # make test, make lint
     'pytest>=8',
     'pytest-xdist>=3.5',
     'ruff>=0.9,<1',
+    'timm>=1.0.20',  # DINOv3's ConvNeXts
     # CUDA builds of torch install their own Triton. On CPUs the tests interpret its kernels. It has wheels for this platform only.
     "triton>=3.7; sys_platform == 'linux' and platform_machine == 'x86_64'",
 ]

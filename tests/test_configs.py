@@ -1,5 +1,9 @@
 """Build and check every config, without training it."""
 
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
 import pytest
 import torch
 from conftest import CONFIGS
@@ -53,7 +57,7 @@ def test_full_size_model_runs_and_its_channels_agree(path):
     elif cfg.default_scope == 'mmpretrain':
         assert shapes == [(1, cfg.model.head.num_classes)] and model.head.num_classes == cfg.model.data_preprocessor.num_classes
     backbone = cfg.model.backbone
-    assert backbone.get('init_cfg') is None  # only --pretrained loads weights
+    assert (backbone.get('init_cfg') is None) == ('grown' not in path.parts)  # otherwise only --pretrained loads weights
     if backbone.type == 'PeLK':
         assert model.backbone.out_indices == ((3,) if cfg.default_scope == 'mmpretrain' else (0, 1, 2, 3))
 
@@ -99,6 +103,47 @@ def test_coco_configs_follow_the_paper(name, epochs):
         assert (head.num_shared_convs, head.num_shared_fcs) == (4, 1)
         assert head.norm_cfg.type == 'SyncBN' and head.loss_bbox.type == 'GIoULoss'
     assert kernel_sizes(cfg) == ([101, 69, 67, 13] if name == 'b101' else [51, 49, 47, 13])
+
+
+GROWN = sorted((CONFIGS / 'grown').glob('*.py'))
+
+
+@pytest.mark.parametrize('path', GROWN, ids=lambda path: path.stem)
+def test_grown_configs_are_baselines_with_larger_kernels_and_a_public_checkpoint(path):
+    cfg = Config.fromfile(path)
+    name = re.sub('dinov3_|v2|_51|_101', '', path.stem)
+    baseline = Config.fromfile(CONFIGS / f'baselines/{name}.py')
+    backbone = cfg.model.pop('backbone')
+    inner = baseline.model.pop('backbone')
+    if 'v2' in path.stem:
+        inner.update(use_grn=True, layer_scale_init_value=0.0)
+    assert backbone.type == 'GrownBackbone' and backbone.backbone == inner
+    assert backbone.kernel_sizes == ((101, 69, 67, 13) if '_101_' in path.stem else (51, 49, 47, 13))
+    for key in ('checkpoint', 'model'):
+        assert cfg.pop(key) == baseline.get(key, backbone.init_cfg.checkpoint)
+        baseline.pop(key, None)
+    assert cfg.to_dict() == baseline.to_dict()
+    if 'dinov3' not in path.stem:  # no metafile has DINOv3
+        folders = [Path(find_spec(package).origin).parent / '.mim/configs' for package in ('mmseg', 'mmpretrain')]
+        files = [f for g in ('convnext*/*.*', '_base_/models/*convnext*.*') for folder in folders for f in folder.glob(g)]
+        found = [file for file in files if Path(backbone.init_cfg.checkpoint).name in file.read_text()]
+        assert found and ('v2' in path.stem) == ('convnext_v2' in str(found[0]))
+        size = dict(t='tiny', s='small', b='base')[re.search('convnext(?:v2)?_([tsb])_', path.stem)[1]]
+        assert size in Path(backbone.init_cfg.checkpoint).name and inner.arch == size
+    else:
+        assert (
+            f'convnext_{inner.arch}.dinov3_lvd1689m/' in backbone.init_cfg.checkpoint and backbone.init_cfg.get('prefix') is None
+        )
+
+
+def test_there_is_a_grown_config_for_every_model():
+    seg = [
+        *(f'convnext_{size}' for size in 'tsb'),
+        *(f'{kind}_{size}' for kind in ('convnextv2', 'dinov3_convnext') for size in 'tb'),
+    ]
+    names = [f'upernet_{model}_{k}_ade20k' for model in seg for k in (51, 101)]
+    names += [f'cascade_mask_rcnn_convnext_{size}_{k}_coco' for size in 'ts' for k in (51, 101)]
+    assert sorted(path.stem for path in GROWN) == sorted(names)
 
 
 def kernel_sizes(cfg):

@@ -64,5 +64,5 @@ def test_ops_needs_only_torch():
 
 
 def test_import_registers_classes_and_changes_nothing_else():
-    expected = ['AtomicCheckpointHook', 'CheckSegMap', 'DynamicSparsityHook', 'FixedSparsityHook', 'PeLK']
+    expected = ['AtomicCheckpointHook', 'CheckSegMap', 'DynamicSparsityHook', 'FixedSparsityHook', 'GrownBackbone', 'PeLK']
     assert run(CHANGES_NOTHING)[-1] == str(expected)

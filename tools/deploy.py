@@ -33,8 +33,8 @@ def main() -> None:
     for path in (args.out, config):
         if path.resolve() in (Path(args.config).resolve(), Path(args.checkpoint).resolve()):
             raise InputError(f'{path} is an input and would be overwritten; choose another name or folder')
-    if not str(cfg.model.get('backbone', {}).get('type', '')).endswith('PeLK'):
-        raise InputError(f'config {args.config} has no PeLK at model.backbone')
+    if not str(cfg.model.get('backbone', {}).get('type', '')).endswith(('PeLK', 'GrownBackbone')):
+        raise InputError(f'config {args.config} has no PeLK or GrownBackbone at model.backbone')
     if args.keep_grid and cfg.model.backbone.get('deploy') == 'plain':
         raise InputError(
             f'config {args.config} describes a checkpoint folded without grids; --keep-grid needs the trained checkpoint'
@@ -45,6 +45,8 @@ def main() -> None:
     difference = fold(model, args.keep_grid)
     after = sum(p.numel() for p in model.parameters())
     cfg.model.backbone.update(deploy='grid' if args.keep_grid else 'plain', init_cfg=None)
+    if inner := cfg.model.backbone.get('backbone'):  # a GrownBackbone's
+        inner.update(init_cfg=None, **({'pretrained': False} if 'pretrained' in inner else {}))
     cfg.pop('custom_hooks', None)  # hooks are for training
     write_atomically(cfg.pretty_text.encode(), config)
     write_checkpoint(dict(meta=dict(dataset_meta=model.dataset_meta), state_dict=model.state_dict()), args.out)

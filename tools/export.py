@@ -19,12 +19,12 @@ from torch import Tensor
 
 from mmpelk.apis import load_model
 from mmpelk.apis.images import read_image
+from mmpelk.checkpoints.fit import large_kernel_backbones
 from mmpelk.checkpoints.writing import write_atomically
 from mmpelk.deployment import Exportable, check_onnx, export, fold, metadata, to_onnx
 from mmpelk.deployment.exporting import PARTS, check_size, task
 from mmpelk.engine.command_line import add_cfg_options, run_tool
 from mmpelk.engine.config import read_config
-from mmpelk.models import PeLK
 from mmpelk.utils.errors import InputError
 
 
@@ -51,7 +51,7 @@ def main() -> None:
     trained = Exportable(model, part).eval()
     module = copy.deepcopy(trained)
     batches = [read_tensor(image, size) for image in args.images] or [random_images(size)]
-    if any(isinstance(child, PeLK) for child in module.modules()) and cfg.model.backbone.get('deploy') != 'plain':
+    if large_kernel_backbones(module) and cfg.model.backbone.get('deploy') != 'plain':
         print(f'folded: features differ by {fold(module):.1e}', flush=True)
     program = export(module, args.batch, size, args.dynamic)
     print(f'traced: {sum(node.op == "call_function" for node in program.graph.nodes)} operators', flush=True)

@@ -27,7 +27,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--pretrained',
         metavar='CHECKPOINT',
-        help="initialize the backbone with the backbone.* weights of this checkpoint, and a classifier's head if it fits",
+        help='initialize the backbone from this checkpoint: its backbone.* weights, or a ConvNeXt of a package that '
+        "tools/convert_checkpoint.py knows. A classifier's head is loaded too if it fits",
     )
     parser.add_argument('--amp', action='store_true', help='train with mixed precision')
     parser.add_argument(
@@ -61,7 +62,7 @@ def main() -> None:
     accumulate_gradients(runner)
     if args.pretrained:
         initialize_head(runner, args.pretrained)
-    check_pretrained(runner.model)
+    check_pretrained(runner.model, runner.work_dir)
     resumed = cfg.resume and (cfg.load_from or find_latest_checkpoint(cfg.work_dir))
     if resumed:
         check_masks(check_checkpoint(resumed, runner.model, resize=False), resumed, runner)

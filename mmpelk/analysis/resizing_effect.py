@@ -1,4 +1,4 @@
-"""Measure how resizing the kernels of a trained classifier changes its outputs."""
+"""Measure how resizing trained kernels changes the outputs of a model."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import NamedTuple
 
 import torch
 from mmengine.utils import track_iter_progress
-from torch import nn
+from torch import Tensor, nn
 
-from mmpelk.ops import PeripheralConv2d
+from mmpelk.models import PeLK
+from mmpelk.ops import PeripheralConv2d, SharingGrid
+from mmpelk.ops.resizing import resizing_error
 from mmpelk.utils.errors import InputError
 
 # The center that a random periphery leaves as trained.
@@ -118,3 +120,67 @@ def effects_as_text(effects: Mapping[str, Effect]) -> str:
     lines = [f'{"":24} {"logits change by":>20} {"top-1":>7}']
     lines += [f'{name:24} {effect.change:20.2e} {100 * effect.top1:7.2f}' for name, effect in effects.items()]
     return '\n'.join(lines)
+
+
+class FeatureChange(NamedTuple):
+    """How the features of a backbone change when its kernels are resized on loading.
+
+    Attributes:
+        sizes: The old and the new kernel sizes, without repetition.
+        exact: Whether all resized kernels are the same functions of the offset as before.
+        change: Norm of the change of the last output on random images, divided by the norm before.
+    """
+
+    sizes: tuple[tuple[int, int], ...]
+    exact: bool
+    change: float
+
+    def __str__(self) -> str:
+        sizes = ', '.join(f'{old}x{old} to {new}x{new}' for old, new in self.sizes)
+        verdict = 'this is exact' if self.exact else f'this is NOT exact; a center of {self.sizes[0][0]} would be'
+        return f'kernels are resized on loading ({sizes}): {verdict}; the last features change by {self.change:.2g} of their norm'
+
+
+@torch.no_grad()
+def measure_feature_change(backbone: nn.Module, weights: Mapping[str, Tensor], size: int = 224) -> FeatureChange | None:
+    """Compare a backbone that resizes the kernels of a checkpoint with one that has them in their own size.
+
+    Args:
+        backbone: A PeLK, or a backbone with grown kernels.
+        weights: Weights that the backbone can load, each kernel with its ``half_grid``.
+        size: Height and width of the random images.
+
+    Returns:
+        The change, or None if no kernel is resized, or kernels are missing.
+    """
+    resized, original = copy.deepcopy(backbone), copy.deepcopy(backbone)
+    kernels = {}
+    for name, module in backbone.named_modules():
+        if isinstance(module, PeripheralConv2d):
+            if f'{name}.weight' not in weights:
+                return None
+            old = SharingGrid.from_half(weights[f'{name}.half_grid'].tolist())
+            kernels[name] = weights[f'{name}.weight'], old, module.grid
+    if all(old == new for _, old, new in kernels.values()):
+        return None
+    if isinstance(backbone, PeLK):
+        first = [f'stages.{stage}.0.token_mixer.large' for stage in range(len(backbone.grids))]
+        original.resize_kernels(sharing_grids=[kernels[name][1].half for name in first])
+    else:
+        for name, (weight, old, _) in kernels.items():
+            original.get_submodule(name).set_grid(old)
+            original.get_submodule(name).weight = nn.Parameter(weight)
+    images = torch.randn(1, _image_channels(backbone), size, size, generator=torch.Generator().manual_seed(0))
+    outputs = []
+    for model in (original, resized):
+        model.load_state_dict(weights, strict=False)
+        model.eval()
+        outputs.append(model(images)[-1])
+    change = (outputs[1] - outputs[0]).norm() / outputs[0].norm()
+    sizes = dict.fromkeys((old.kernel_size, new.kernel_size) for _, old, new in kernels.values())
+    return FeatureChange(tuple(sizes), all(resizing_error(*kernel) == 0 for kernel in kernels.values()), change.item())
+
+
+def _image_channels(backbone: nn.Module) -> int:
+    """Return the number of channels of the images that a backbone takes."""
+    return next(module for module in backbone.modules() if isinstance(module, nn.Conv2d)).in_channels

@@ -9,6 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmpelk.models import PeLK
+from mmpelk.models.growing import GrownConv2d, describe_resizing, grown_backbones
+from mmpelk.ops import DepthwiseConv2d, PeripheralConv2d
 from mmpelk.utils.errors import InputError
 
 from .reading import model_weights
@@ -45,13 +47,31 @@ def resized_shapes(weights: Mapping[str, Tensor], model: nn.Module) -> tuple[dic
         InputError: If a kernel does not match its grid.
     """
     shapes = {name: value if name.endswith('half_grid') else value.to('meta') for name, value in weights.items()}
-    lines = [line for prefix, module in _pelk_modules(model) for line in module.fit_kernels(shapes, prefix)]
+    lines = []
+    for name, module in model.named_modules():
+        prefix = f'{name}.' if name else ''
+        if isinstance(module, PeLK):
+            lines += module.fit_kernels(shapes, prefix)
+        elif isinstance(module, GrownConv2d):
+            try:
+                grids = module.fit_kernel(shapes, prefix)
+            except ValueError as error:
+                raise InputError(str(error)) from error
+            if grids is not None:
+                lines.append(f'{prefix}weight: {describe_resizing(*grids)}')
     return shapes, lines
 
 
-def _pelk_modules(model: nn.Module) -> list[tuple[str, PeLK]]:
-    """Return every PeLK in a model with the prefix of its names."""
-    return [(f'{name}.' if name else '', module) for name, module in model.named_modules() if isinstance(module, PeLK)]
+def large_kernel_backbones(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return every PeLK and every backbone with grown kernels in a model, with the prefix of its names."""
+    pelks = [(f'{name}.' if name else '', module) for name, module in model.named_modules() if isinstance(module, PeLK)]
+    return pelks + grown_backbones(model)
+
+
+def depthwise_kernels(backbone: nn.Module) -> list[str]:
+    """Return the names of the depthwise kernels that mmpelk evaluates in a backbone."""
+    kinds = (PeripheralConv2d, DepthwiseConv2d)
+    return [f'{name}.weight' for name, module in backbone.named_modules() if isinstance(module, kinds)]
 
 
 def check_fit(
@@ -63,8 +83,9 @@ def check_fit(
         weights: The weights from the checkpoint.
         model: The model to load into.
         path: The checkpoint file, for the message.
-        strict: Whether names and shapes must match exactly. Otherwise, at least half of the model's tensors must match, and shapes
-            may differ outside of PeLK, such as in a head for other classes.
+        strict: Whether names and shapes must match exactly. Otherwise, at least half of the model's tensors and all depthwise kernels
+            of a PeLK or a backbone with grown kernels must match. Shapes may differ outside of these backbones, such as in a head for
+            other classes.
         resize: Whether kernels of other grids are allowed. They are resized on loading.
 
     Raises:
@@ -81,11 +102,14 @@ def check_fit(
     unexpected = [name for name in shapes if name not in expected] if strict else []
     misshapen = [name for name in expected if name in shapes and shapes[name].shape != expected[name].shape]
     matched = len(expected) - len(missing) - len(misshapen)
-    in_pelk = tuple(prefix for prefix, _ in _pelk_modules(model))
-    misshapen.sort(key=lambda name: not name.startswith(in_pelk))  # tensors of PeLK first
-    pelk_misshapen = misshapen and misshapen[0].startswith(in_pelk)
+    backbones = large_kernel_backbones(model)
+    in_backbone = tuple(prefix for prefix, _ in backbones)
+    misshapen.sort(key=lambda name: not name.startswith(in_backbone))  # tensors of the backbone first
+    kernels = {prefix + name for prefix, backbone in backbones for name in depthwise_kernels(backbone)}
+    missing.sort(key=lambda name: name not in kernels)  # kernels first
+    broken = (misshapen and misshapen[0].startswith(in_backbone)) or (missing and missing[0] in kernels)
     needed = len(expected) if strict else MIN_MATCHED * len(expected)
-    if matched >= needed and not unexpected and not pelk_misshapen:
+    if matched >= needed and not unexpected and not broken:
         return
     faults = []
     if misshapen:

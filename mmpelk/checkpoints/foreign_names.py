@@ -1,25 +1,38 @@
-"""Rename the weights of ConvNeXt, SLaK, and RepLKNet checkpoints to PeLK's names."""
+"""Rename the weights of ConvNeXt and SLaK checkpoints to the names of a model.
+
+ConvNeXt has other names in each package that publishes weights. Each package's names are translated to PeLK's, and so are the names
+of the model that will load the weights. A model of any of these packages can therefore take the weights of any other.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from mmpelk.models import PeLK
+from mmpelk.utils.errors import InputError
 
 from .fit import resized_shapes
 
-BLOCK = r'stages\.(\d+)\.(?:blocks\.)?(\d+)\.'
+STAGES = r'(?:encoder\.)?stages[._](\d+)\.'
+BLOCK = STAGES + r'(?:blocks\.|layers\.)?(\d+)\.'
 OURS = r'backbone.stages.\1.\2.'
-# One list serves official ConvNeXt and SLaK, timm's ConvNeXt, and mmpretrain's ConvNeXt, because their names do not clash.
+# Prefixes of a backbone's names. transformers has 'model.' in DINOv3, and OpenMMLab's wrapper of timm has 'timm_model.'.
+WRAPPERS = re.compile(r'(?:backbone\.|timm_model\.|convnext\.|convnextv2\.|model\.)*')
+# One list serves the official ConvNeXt, ConvNeXt V2, DINOv3, and SLaK, and the ConvNeXts of timm, transformers, and mmpretrain,
+# because their names do not clash.
 RULES = [
-    (r'stem\.(\d)\.', r'backbone.downsample_layers.0.\1.'),  # timm
-    (r'stages\.(\d+)\.downsample\.(\d)\.', r'backbone.downsample_layers.\1.\2.'),  # timm
+    (r'stem[._](\d)\.', r'backbone.downsample_layers.0.\1.'),  # timm
+    (r'embeddings\.patch_embeddings\.', 'backbone.downsample_layers.0.0.'),  # transformers
+    (r'embeddings\.layernorm\.', 'backbone.downsample_layers.0.1.'),  # transformers
+    (STAGES + r'(?:downsample|downsampling_layer|downsample_layers)\.(\d)\.', r'backbone.downsample_layers.\1.\2.'),
     (r'downsample_layers\.', 'backbone.downsample_layers.'),
+    (BLOCK + r'token_mixer\.', OURS + 'token_mixer.'),
     (BLOCK + r'(?:dwconv|conv_dw|depthwise_conv)\.', OURS + 'token_mixer.large.'),
     (BLOCK + r'large_kernel\.LoRA1\.conv\.', OURS + 'token_mixer.large.vertical.'),
     (BLOCK + r'large_kernel\.LoRA1\.bn\.', OURS + 'token_mixer.large.vertical_norm.'),
@@ -32,11 +45,23 @@ RULES = [
     (BLOCK + r'large_kernel\.small_conv\.bn\.', OURS + 'token_mixer.small_norm.'),
     (BLOCK + r'(?:pwconv1|mlp\.fc1|pointwise_conv1)\.', OURS + 'pointwise_conv1.'),
     (BLOCK + r'(?:pwconv2|mlp\.fc2|pointwise_conv2)\.', OURS + 'pointwise_conv2.'),
-    (BLOCK + r'norm\.', OURS + 'norm.'),
-    (BLOCK + r'gamma$', OURS + 'gamma'),
-    (r'(?:norm|head\.norm|norm3)\.', 'backbone.norm3.'),
-    (r'head\.(?:fc\.)?(weight|bias)$', r'head.fc.\1'),
+    (BLOCK + r'(?:mlp\.)?grn\.(?:gamma|weight)$', OURS + 'grn.gamma'),
+    (BLOCK + r'(?:mlp\.)?grn\.(?:beta|bias)$', OURS + 'grn.beta'),
+    (BLOCK + r'(?:norm|layernorm|layer_norm)\.', OURS + 'norm.'),
+    (BLOCK + r'(?:gamma|layer_scale_parameter)$', OURS + 'gamma'),
+    (r'norm([0-3])\.', r'backbone.norm\1.'),  # OpenMMLab's backbones with several outputs
+    (r'norms\.3\.', 'backbone.norm3.'),  # DINOv3, a second name of its last norm
+    (r'(?:norm|head\.norm|layernorm|layer_norm)\.', 'backbone.norm3.'),
+    (r'(?:head\.fc|head|classifier)\.(weight|bias)$', r'head.fc.\1'),
 ]
+# In transformers, the norm of stage n has the name 'stage<n>', from 1 to 4.
+TRANSFORMERS_NORM = re.compile(r'hidden_states_norms\.stage([1-4])\.(weight|bias)$')
+# torchvision numbers the stem, the stages, and the layers between them through, from 0 to 7.
+TORCHVISION = re.compile(r'features\.(\d)\.(\d+)\.(weight|bias|layer_scale|block\.(\d)\.(weight|bias))$')
+TORCHVISION_BLOCK = {'0': 'token_mixer.large', '2': 'norm', '3': 'pointwise_conv1', '5': 'pointwise_conv2'}
+TORCHVISION_HEAD = {'classifier.0': 'backbone.norm3', 'classifier.2': 'head.fc'}
+# Names that do not belong to a backbone. 'projectors' is in distilled DINOv3 models.
+NOT_BACKBONE = re.compile(r'(?!head\.norm\.)(?:\w*head|neck|classifier|projectors|data_preprocessor)\.')
 
 
 class Row(NamedTuple):
@@ -46,6 +71,66 @@ class Row(NamedTuple):
     target: str
     count: int
     state: str
+
+
+class Conversion(NamedTuple):
+    """Weights with the names of a model, and what became of each name.
+
+    Attributes:
+        weights: The weights that fit the model. Names of the backbone begin with 'backbone.'.
+        states: The foreign name, the model's name, and what became of it. '-' stands for no name.
+    """
+
+    weights: dict[str, Tensor]
+    states: list[tuple[str, str, str]]
+
+    def missing(self) -> list[str]:
+        """Return the names in the backbone that have no weights, without the prefix 'backbone.'."""
+        names = [name for source, name, _ in self.states if source == '-']
+        return [name.removeprefix('backbone.') for name in names if name.startswith('backbone.')]
+
+    def unused(self) -> list[str]:
+        """Return the foreign names that seem to belong to the backbone and are not used."""
+        names = [source for source, _, state in self.states if state.startswith('unused')]
+        return [name for name in names if not NOT_BACKBONE.match(WRAPPERS.sub('', name, count=1))]
+
+    def check(self, path: str | Path, allow_missing: Iterable[str] = (), allow_unused: Iterable[str] = ()) -> None:
+        """Check that the backbone's weights are all there, and that the foreign backbone's are all used.
+
+        Args:
+            path: The foreign checkpoint, for the message.
+            allow_missing: Patterns such as 'norm0.*' of names in the backbone that may start from their initialization.
+            allow_unused: Patterns of foreign names that may be dropped.
+
+        Raises:
+            InputError: If names are missing or unused that no pattern allows. The message names them.
+        """
+        problems, flags = [], []
+        for problem, flag, names, patterns in (
+            ('lacks', '--allow-missing', self.missing(), tuple(allow_missing)),
+            ('has, and the backbone has no place for,', '--allow-unused', self.unused(), tuple(allow_unused)),
+        ):
+            refused = [name for name in names if not any(fnmatchcase(name, pattern) for pattern in patterns)]
+            if refused:
+                starred = list(dict.fromkeys(_starred(name) for name in refused))
+                more = f', and {len(starred) - 4} more' if len(starred) > 4 else ''
+                problems.append(f'it {problem} {len(refused)} tensors of the backbone ({", ".join(starred[:4])}{more})')
+                flags.append(flag)
+        if problems:
+            raise InputError(
+                f'checkpoint {path} does not fit the backbone: {"; ".join(problems)}. If this is intended, convert it with '
+                f'tools/convert_checkpoint.py and {" and ".join(flags)}'
+            )
+
+    def rows(self) -> list[Row]:
+        """Return the report, with names joined that differ only in their stage and block numbers."""
+        counts: dict[tuple[str, str, str], int] = {}
+        for source, name, state in self.states:
+            starred = _starred(source), _starred(name)
+            if '*' in starred[1]:
+                state = re.sub(r'\([\d, ]+\), the model needs \([\d, ]*\)', 'of another shape', state)
+            counts[(*starred, state)] = counts.get((*starred, state), 0) + 1
+        return [Row(source, name, count, state) for (source, name, state), count in counts.items()]
 
 
 def source_weights(checkpoint: Mapping[str, object], ema: bool = False) -> dict[str, Tensor]:
@@ -68,60 +153,84 @@ def convert_name(name: str) -> str | None:
 
     PeLK's own names are returned unchanged.
     """
-    if re.match(r'backbone\.stages\.\d+\.\d+\.token_mixer\.', name):
-        return name
-    name = name.removeprefix('backbone.')
+    name = WRAPPERS.sub('', name, count=1)
+    if match := TORCHVISION.match(name):
+        return _torchvision_name(*match.groups())
+    module, _, kind = name.rpartition('.')
+    if module in TORCHVISION_HEAD:
+        return f'{TORCHVISION_HEAD[module]}.{kind}'
+    if match := TRANSFORMERS_NORM.match(name):
+        return f'backbone.norm{int(match[1]) - 1}.{match[2]}'
     for pattern, ours in RULES:
-        match = re.match(pattern, name)
-        if match:
+        if match := re.match(pattern, name):
             return match.expand(ours) + name[match.end() :]
     return None
 
 
-def convert(weights: Mapping[str, Tensor], model: nn.Module) -> tuple[dict[str, Tensor], list[Row]]:
+def _torchvision_name(part: str, index: str, rest: str, layer: str | None, kind: str | None) -> str | None:
+    """Return PeLK's name for 'features.<part>.<index>.<rest>' of torchvision, where rest may be 'block.<layer>.<kind>'."""
+    stage, is_stage = divmod(int(part), 2)
+    if not is_stage:
+        return f'backbone.downsample_layers.{stage}.{index}.{rest}' if layer is None else None
+    block = f'backbone.stages.{stage}.{index}.'
+    if rest == 'layer_scale':
+        return f'{block}gamma'
+    return f'{block}{TORCHVISION_BLOCK[layer]}.{kind}' if layer in TORCHVISION_BLOCK else None
+
+
+def convert(weights: Mapping[str, Tensor], model: nn.Module) -> Conversion:
     """Rename foreign weights to a model's names.
 
-    A depthwise kernel without a ``half_grid`` is given the dense grid, so that it is resized on loading if the model has another grid.
+    Names that the model has itself are kept, such as those of heads. 1x1 convolutions become linear layers, and the reverse. A
+    depthwise kernel without a ``half_grid`` is given the dense grid, so that it is resized on loading if the model has another grid.
 
     Args:
         weights: The weights by their foreign names.
-        model: A classifier, segmentor, or detector with a PeLK as ``backbone``, or a PeLK itself.
-
-    Returns:
-        The weights that fit the model, by names with the prefix 'backbone.' or 'head.', and the report: the new name of each key, the
-        keys that are not used, and the model's weights that are missing.
+        model: A classifier, segmentor, or detector with a PeLK or a ConvNeXt as ``backbone``, or such a backbone itself.
     """
-    renamed, targets = {}, {}
+    prefix = '' if hasattr(model, 'backbone') else 'backbone.'
+    expected = {prefix + name: value for name, value in model.state_dict().items()}
+    # The model's names by PeLK's names. A PeLK's names are its own.
+    own_names = {convert_name(name) or name: name for name in expected}
+    own_grids = {name for name in expected if name.endswith('half_grid')}
+    renamed: dict[str, Tensor] = {}
+    targets: dict[str, str] = {}
+    states: dict[str, str] = {}
     for source, value in weights.items():
-        name = convert_name(source)
-        if name is not None:
-            renamed[name], targets[source] = value, name
-    for name in [name for name in renamed if re.search(r'token_mixer\.large\.weight$', name)]:
-        grid = name.replace('.weight', '.half_grid')
-        renamed.setdefault(grid, torch.ones(renamed[name].shape[-1] // 2 + 1, dtype=torch.long))
-    prefix = 'backbone.' if isinstance(model, PeLK) else ''
-    on_grid = {name.removeprefix(prefix): value for name, value in renamed.items()}
-    on_grid, _ = resized_shapes(on_grid, model)
-    expected = model.state_dict()
-    fits, states = {}, {}
-    for name, value in renamed.items():
-        own = name.removeprefix(prefix)
-        if own not in expected:
-            states[name] = 'unused: not in the model'
-        elif on_grid[own].shape != expected[own].shape:
-            states[name] = f'unused: {tuple(value.shape)}, the model needs {tuple(expected[own].shape)}'
+        name = source if source in expected else own_names.get(ours := convert_name(source), ours)
+        if name is None:
+            states[source] = 'unused: unknown name'
+        elif name in renamed and not torch.equal(renamed[name], value):
+            states[source] = 'unused: another tensor has this name'
         else:
-            fits[name] = value
-            states[name] = 'loaded' if on_grid[own].shape == value.shape else 'loaded, resized'
-    rows = [(source, targets.get(source, '-'), states.get(targets.get(source), 'unused: unknown name')) for source in weights]
-    rows += [('-', name, 'missing') for name in expected if prefix + name not in fits and not name.endswith('half_grid')]
-    return fits, _grouped(rows)
+            targets[source] = name
+            renamed[name] = _reshaped(value, expected.get(name))
+    for grid in own_grids:
+        kernel = grid.replace('half_grid', 'weight')
+        if kernel in renamed:
+            renamed.setdefault(grid, torch.ones(renamed[kernel].shape[-1] // 2 + 1, dtype=torch.long))
+    shapes, _ = resized_shapes({name.removeprefix(prefix): value for name, value in renamed.items()}, model)
+    fits = {}
+    for source, name in targets.items():
+        own = name.removeprefix(prefix)
+        if name not in expected:
+            states[source] = 'unused: not in the model'
+        elif shapes[own].shape != expected[name].shape:
+            states[source] = f'unused: {tuple(renamed[name].shape)}, the model needs {tuple(expected[name].shape)}'
+        else:
+            fits[name] = renamed[name]
+            states[source] = 'loaded' if shapes[own].shape == renamed[name].shape else 'loaded, resized'
+    fits.update({name: renamed[name] for name in own_grids if name.replace('half_grid', 'weight') in fits})
+    rows = [(source, targets.get(source, '-'), states[source]) for source in weights]
+    rows += [('-', name, 'missing') for name in expected if name not in fits and name not in own_grids]
+    return Conversion(fits, rows)
 
 
-def matched_share(fits: Mapping[str, Tensor], model: nn.Module) -> float:
-    """Return the fraction of the backbone's tensors for which there are converted weights."""
-    backbone = model if isinstance(model, PeLK) else model.backbone
-    return sum(f'backbone.{name}' in fits for name in backbone.state_dict()) / len(backbone.state_dict())
+def _reshaped(value: Tensor, expected: Tensor | None) -> Tensor:
+    """Return a weight in the expected shape if that only adds or removes dimensions of size 1."""
+    if expected is None or [size for size in value.shape if size != 1] != [size for size in expected.shape if size != 1]:
+        return value
+    return value.reshape(expected.shape)
 
 
 def format_table(rows: list[Row]) -> str:
@@ -131,17 +240,8 @@ def format_table(rows: list[Row]) -> str:
     return '\n'.join(f'{row[0]:{widths[0]}}  {row[1]:{widths[1]}}  {row[2]:>4}  {row[3]}' for row in [header, *rows])
 
 
-def _grouped(rows: list[tuple[str, str, str]]) -> list[Row]:
-    """Join rows that differ only in their stage and block numbers."""
-    counts: dict[tuple[str, str, str], int] = {}
-    for source, name, state in rows:
-        state = re.sub(r'\([\d, ]+\), the model needs \([\d, ]*\)', 'of another shape', state) if '*' in _starred(name) else state
-        key = (_starred(source), _starred(name), state)
-        counts[key] = counts.get(key, 0) + 1
-    return [Row(source, name, count, state) for (source, name, state), count in counts.items()]
-
-
 def _starred(name: str) -> str:
     """Replace the stage and block numbers in a name with stars."""
-    name = re.sub(r'stages\.\d+\.(blocks\.)?\d+\.', r'stages.*.\1*.', name)
-    return re.sub(r'(stages|downsample_layers)\.\d+\.', r'\1.*.', name)
+    name = re.sub(r'(stages[._])\d+\.(blocks\.|layers\.)?(\d+\.)?', lambda m: f'{m[1]}*.{m[2] or ""}{"*." if m[3] else ""}', name)
+    name = re.sub(r'features\.[1357]\.\d+\.', 'features.*.*.', name)
+    return re.sub(r'downsample_layers\.\d+\.', 'downsample_layers.*.', name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -57,7 +58,7 @@ def load_from_http(filename: str, map_location: Any = None, model_dir: str | Non
         InputError: If the file cannot be downloaded or does not match the hash in the URL.
     """
     folder = Path(model_dir or Path(torch.hub.get_dir(), 'checkpoints'))
-    path = folder / Path(urlparse(filename).path).name
+    path = folder / _cached_name(filename)
     folder.mkdir(parents=True, exist_ok=True)
     # One process of each machine downloads the file while the others wait. Machines that share the folder download it once.
     with FileLock(f'{path}.lock'):
@@ -68,6 +69,12 @@ def load_from_http(filename: str, map_location: Any = None, model_dir: str | Non
             except (OSError, RuntimeError) as error:  # torch raises RuntimeError for a wrong hash
                 raise InputError(f'checkpoint {filename} cannot be downloaded: {first_line(error)}') from error
     return read_checkpoint(path, map_location)
+
+
+def _cached_name(url: str) -> str:
+    """Return a file name for a URL. Names without a hash, such as model.safetensors, are made unique with a hash of the URL."""
+    name = Path(urlparse(url).path)
+    return name.name if HASH.search(name.name) else f'{name.stem}_{sha256(url.encode()).hexdigest()[:8]}{name.suffix}'
 
 
 def load_from_store(filename: str, map_location: Any = None) -> dict[str, Any]:

@@ -22,7 +22,12 @@ def allow_mmengine_types() -> None:
     # Files written with NumPy 1 refer to these functions by their old module.
     numpy_types += [(function, f'numpy.core.multiarray.{function.__name__}') for function in numpy_types[2:]]
     numpy_types += [type(np.dtype(name)) for name in ('float64', 'float32', 'int64', 'int32', 'bool')]
-    torch.serialization.add_safe_globals([HistoryBuffer, (_history_buffer_method, 'builtins.getattr'), *numpy_types])
+    stand_ins = [(_history_buffer_method, 'builtins.getattr'), (CommandLine, 'argparse.Namespace')]
+    torch.serialization.add_safe_globals([HistoryBuffer, *stand_ins, *numpy_types])
+
+
+class CommandLine:
+    """The stand-in for ``argparse.Namespace`` in a checkpoint: attributes and nothing else."""
 
 
 def _history_buffer_method(owner: object, name: str) -> object:

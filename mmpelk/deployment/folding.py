@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mmpelk.models import PeLK
+from mmpelk.checkpoints.fit import large_kernel_backbones
+from mmpelk.models import PeLK, switch_to_deploy
 from mmpelk.utils.errors import InputError
 
 # Relative to the largest output.
@@ -17,26 +18,28 @@ TOLERANCE = 1e-4
 
 @torch.no_grad()
 def fold(model: nn.Module, keep_grid: bool = False, size: int = 128) -> float:
-    """Fold every PeLK backbone of a model in place, and compare its outputs on random images before and after.
+    """Fold every PeLK and every backbone with grown kernels in place, and compare the outputs on random images before and after.
 
     Args:
         model: A model in eval mode.
-        keep_grid: See :meth:`mmpelk.PeLK.switch_to_deploy`.
+        keep_grid: See :meth:`mmpelk.PeLK.switch_to_deploy`. A backbone with grown kernels has nothing else to fold.
         size: Height and width of the random images.
 
     Returns:
         The largest difference between the outputs before and after, relative to the largest output.
 
     Raises:
-        InputError: If the model has no PeLK backbone, a backbone cannot be folded, or its outputs change by more than 1e-4.
+        InputError: If the model has no such backbone, a backbone cannot be folded, or its outputs change by more than 1e-4.
     """
-    backbones = [module for module in model.modules() if isinstance(module, PeLK)]
+    backbones = [backbone for _, backbone in large_kernel_backbones(model)]
     if not backbones:
-        raise InputError(f'{type(model).__name__} has no PeLK backbone to fold')
+        raise InputError(f'{type(model).__name__} has neither a PeLK nor a backbone with grown kernels to fold')
+    if keep_grid and not all(isinstance(backbone, PeLK) for backbone in backbones):
+        raise InputError('a backbone with grown kernels has nothing to fold but its grids; use the checkpoint as it is')
     worst = 0.0
     for backbone in backbones:
         weight = next(backbone.parameters())
-        channels = backbone.downsample_layers[0][0].in_channels
+        channels = next(module for module in backbone.modules() if isinstance(module, nn.Conv2d)).in_channels
         images = torch.randn(1, channels, size, size, generator=torch.Generator().manual_seed(0)).to(weight)
         # The reference is computed in float64, so that it adds no rounding errors of its own.
         exact = copy.deepcopy(backbone).double()
@@ -45,7 +48,10 @@ def fold(model: nn.Module, keep_grid: bool = False, size: int = 128) -> float:
                 module.backend = 'auto'  # the backend in the config may not support float64
         expected = exact(images.double())
         try:
-            backbone.switch_to_deploy(keep_grid)
+            if isinstance(backbone, PeLK):
+                backbone.switch_to_deploy(keep_grid)
+            else:
+                switch_to_deploy(backbone)
         except ValueError as error:
             raise InputError(f'the backbone cannot be folded: {error}') from error
         difference = relative_difference(backbone(images), expected)

@@ -6,13 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
+from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import DATASETS, init_default_scope
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
-from mmpelk.checkpoints import check_fit, check_prefix, model_weights
+from mmpelk.checkpoints import check_fit, check_prefix, model_weights, write_checkpoint
+from mmpelk.checkpoints.fit import depthwise_kernels, large_kernel_backbones
+from mmpelk.checkpoints.foreign_names import convert, source_weights
 from mmpelk.datasets.check_coco import check_coco
 from mmpelk.sparsity.hooks import SparsityHook
 from mmpelk.utils.errors import InputError
@@ -97,21 +100,56 @@ def check_checkpoint(path: str | Path, model: nn.Module, strict: bool = True, pr
     return checkpoint
 
 
-def check_pretrained(model: nn.Module) -> None:
+# A classifier's checkpoint has only the last of these norms, and they are trained anew for each task.
+OUTPUT_NORMS = 'norm[0-3].*'
+
+
+def check_pretrained(model: nn.Module, work_dir: str | Path) -> None:
     """Check the checkpoints that parts of the model are initialized from (``init_cfg=dict(type='Pretrained', ...)``).
 
+    A checkpoint with foreign names that :mod:`mmpelk.checkpoints.foreign_names` knows is converted for a PeLK or a backbone with grown
+    kernels. The result is written to ``work_dir``, and the part is initialized from it.
+
+    Args:
+        model: The model, which may be wrapped for distributed training.
+        work_dir: Folder for converted checkpoints.
+
     Raises:
-        InputError: If a checkpoint fits less than half of its part, or is broken or unsafe.
+        InputError: If a checkpoint is broken or unsafe, fits less than half of its part, lacks depthwise kernels, or has unknown names.
     """
-    for module in unwrap(model).modules():
+    model = unwrap(model)
+    backbones = [module for _, module in large_kernel_backbones(model)]
+    for module in model.modules():
         inits = getattr(module, 'init_cfg', None) or []
         for init in [inits] if isinstance(inits, dict) else inits:
             if init.get('type') != 'Pretrained':
                 continue
-            prefix = init.get('prefix') or ''
-            if prefix and not prefix.endswith('.'):
-                prefix += '.'
-            check_checkpoint(init['checkpoint'], module, strict=False, prefix=prefix)
+            if any(module is backbone for backbone in backbones):
+                _convert_foreign(init, module, Path(work_dir))
+            check_checkpoint(init['checkpoint'], module, strict=False, prefix=_prefix(init))
+
+
+def _prefix(init: dict) -> str:
+    """Return the prefix of the names in a checkpoint that an ``init_cfg`` selects, with a dot at its end if it has one."""
+    prefix = init.get('prefix') or ''
+    return prefix if not prefix or prefix.endswith('.') else f'{prefix}.'
+
+
+def _convert_foreign(init: dict, backbone: nn.Module, work_dir: Path) -> None:
+    """Convert the checkpoint of an ``init_cfg`` and point the ``init_cfg`` to the result, if its names are not the backbone's.
+
+    Raises:
+        InputError: If names are unknown, or the backbone needs more than the checkpoint has.
+    """
+    checkpoint = CheckpointLoader.load_checkpoint(str(init['checkpoint']), 'cpu')
+    if not set(depthwise_kernels(backbone)).isdisjoint(model_weights(checkpoint, _prefix(init))):
+        return
+    conversion = convert(source_weights(checkpoint), backbone)
+    conversion.check(init['checkpoint'], allow_missing=[OUTPUT_NORMS], allow_unused=[OUTPUT_NORMS])
+    converted = work_dir / f'converted_{Path(str(init["checkpoint"])).stem}.pth'
+    write_checkpoint(dict(state_dict=conversion.weights, meta=dict(converted_from=str(init['checkpoint']))), converted)
+    print_log(f"{init['checkpoint']} has foreign names; the backbone's weights in it are converted to {converted}", 'current')
+    init.update(checkpoint=str(converted), prefix='backbone.')
 
 
 def check_masks(checkpoint: dict, path: str | Path, runner: Runner) -> None:

@@ -1,5 +1,16 @@
-"""The PeLK backbone for mmseg, mmdet, and mmpretrain."""
+"""The PeLK backbone for mmseg, mmdet, and mmpretrain, and kernels that grow inside other models.
 
-from .pelk import PeLK
+Growing needs only torch. The backbones need mmengine and mmcv, and are missing here where these are not installed.
+"""
 
-__all__ = ['PeLK']
+from importlib.util import find_spec
+
+from .growing import GrownConv2d, Growth, grow_kernels, switch_to_deploy
+
+__all__ = ['GrownConv2d', 'Growth', 'grow_kernels', 'switch_to_deploy']
+
+if find_spec('mmengine') and find_spec('mmcv'):
+    from .grown_backbone import grown_backbone
+    from .pelk import PeLK
+
+    __all__ += ['PeLK', 'grown_backbone']

@@ -22,7 +22,7 @@ from mmpelk.ops.resizing import check_resize_mode
 from mmpelk.utils.errors import InputError
 
 from .inference import is_plain_inference
-from .state_dict import resize_stages
+from .state_dict import describe_change, resize_stages
 from .token_mixer import TokenMixer
 
 NUM_STAGES = 4
@@ -40,6 +40,23 @@ class LayerNorm2d(nn.LayerNorm):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
+class GRN(nn.Module):
+    """Global Response Normalization of ConvNeXt V2, for (N, H, W, C) maps. It starts as the identity.
+
+    `ConvNeXt V2: Co-designing and Scaling ConvNets with Masked Autoencoders <https://arxiv.org/abs/2301.00808>`_
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.zeros(channels))
+        self.beta = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
+        response = (norm / (norm.mean(-1, keepdim=True) + 1e-6)).to(x.dtype)
+        return self.gamma * (x * response) + self.beta + x
+
+
 class PeLKBlock(nn.Module):
     """Token mixer -> LayerNorm -> MLP -> layer scale -> drop path, added to the input (section 4.4).
 
@@ -47,17 +64,21 @@ class PeLKBlock(nn.Module):
         channels: C.
         drop_path_rate: Probability of dropping the block's branch for an image.
         layer_scale_init_value: Initial value of the layer scale; 0 for no layer scale.
+        use_grn: Whether the MLP has a Global Response Normalization.
         with_cp: Whether to recompute the MLP in the backward pass. The MLP uses most of the block's memory, and has no running
             statistics that a second pass would update twice.
         mixer: Arguments of :class:`TokenMixer`.
     """
 
-    def __init__(self, channels: int, drop_path_rate: float, layer_scale_init_value: float, with_cp: bool, **mixer) -> None:
+    def __init__(
+        self, channels: int, drop_path_rate: float, layer_scale_init_value: float, use_grn: bool, with_cp: bool, **mixer
+    ) -> None:
         super().__init__()
         self.token_mixer = TokenMixer(channels, **mixer)
         self.norm = nn.LayerNorm(channels, eps=1e-6)
         self.pointwise_conv1 = nn.Linear(channels, 4 * channels)
         self.act = nn.GELU()
+        self.grn = GRN(4 * channels) if use_grn else nn.Identity()
         self.pointwise_conv2 = nn.Linear(4 * channels, channels)
         self.gamma = nn.Parameter(torch.full((channels,), layer_scale_init_value)) if layer_scale_init_value > 0 else None
         self.drop_path = DropPath(drop_path_rate)
@@ -75,12 +96,14 @@ class PeLKBlock(nn.Module):
         return x.permute(0, 3, 1, 2)
 
     def _mlp(self, x: Tensor) -> Tensor:
-        x = self.pointwise_conv2(self.act(self.pointwise_conv1(self.norm(x))))
+        x = self.pointwise_conv2(self.grn(self.act(self.pointwise_conv1(self.norm(x)))))
         return x if self.gamma is None else x * self.gamma
 
     def _runs_in_pieces(self, x: Tensor, mixed: Tensor) -> bool:
         """Return whether the MLP runs in inference on a CPU, where its hidden layer should stay in the cache."""
         if self.training or torch.is_autocast_enabled('cpu') or not is_plain_inference(x.device):
+            return False
+        if isinstance(self.grn, GRN):  # it needs all positions of an image
             return False
         return x.dtype == mixed.dtype and x.is_contiguous() and mixed.is_contiguous()
 
@@ -128,8 +151,8 @@ class PeLKConvNeXt(BaseModule):
     `PeLK: Parameter-efficient Large Kernel ConvNets with Peripheral Convolution <https://arxiv.org/abs/2403.07589>`_
 
     Args:
-        arch (str | dict): The paper's sizes 'tiny', 'small', and 'base', ConvNeXt's small sizes 'atto', 'femto', 'pico', and 'nano',
-            or a dict with four ``depths`` and four ``channels``. Defaults to 'tiny'.
+        arch (str | dict): The paper's sizes 'tiny', 'small', and 'base', ConvNeXt's other sizes 'atto', 'femto', 'pico', 'nano',
+            'large', and 'xlarge', or a dict with four ``depths`` and four ``channels``. Defaults to 'tiny'.
         in_channels (int): Number of input channels. Defaults to 3.
         kernel_sizes (Sequence[int]): Kernel size of each stage. Defaults to (51, 49, 47, 13).
         center_size (int | Sequence[int]): Size of the kernels' fine-grained center, for all stages or for each one.
@@ -151,6 +174,8 @@ class PeLKConvNeXt(BaseModule):
         width_factor (float): Factor on the number of channels, which is truncated. Defaults to 1.3.
         drop_path_rate (float): Stochastic depth rate of the last block; it rises linearly from 0. Defaults to 0.
         layer_scale_init_value (float): Initial value of the layer scale; 0 for no layer scale. Defaults to 1e-6.
+        use_grn (bool): Whether the MLPs have the Global Response Normalization of ConvNeXt V2, which has no layer scale.
+            Defaults to False.
         out_indices (Sequence[int]): Stages whose output is returned, each after a LayerNorm of its own.
             Defaults to (0, 1, 2, 3).
         gap_before_final_norm (bool): Whether to average the map before the norm of the output, as ConvNeXt's classifiers do. Outputs
@@ -178,6 +203,8 @@ class PeLKConvNeXt(BaseModule):
         'tiny': dict(depths=(3, 3, 9, 3), channels=(96, 192, 384, 768)),
         'small': dict(depths=(3, 3, 27, 3), channels=(96, 192, 384, 768)),
         'base': dict(depths=(3, 3, 27, 3), channels=(128, 256, 512, 1024)),
+        'large': dict(depths=(3, 3, 27, 3), channels=(192, 384, 768, 1536)),
+        'xlarge': dict(depths=(3, 3, 27, 3), channels=(256, 512, 1024, 2048)),
     }
 
     def __init__(
@@ -197,6 +224,7 @@ class PeLKConvNeXt(BaseModule):
         width_factor: float = 1.3,
         drop_path_rate: float = 0.0,
         layer_scale_init_value: float = 1e-6,
+        use_grn: bool = False,
         out_indices: Sequence[int] = (0, 1, 2, 3),
         gap_before_final_norm: bool = False,
         frozen_stages: int = -1,
@@ -231,6 +259,7 @@ class PeLKConvNeXt(BaseModule):
                         width,
                         drop_path_rate=drop_rates.pop(0),
                         layer_scale_init_value=layer_scale_init_value,
+                        use_grn=use_grn,
                         with_cp=with_cp,
                         grid=self.grids[i],
                         conv_ratio=conv_ratio,
@@ -462,13 +491,15 @@ class PeLKConvNeXt(BaseModule):
             prefix: Prefix of this model's names in the state dict.
 
         Returns:
-            One line of text for each stage that was resized.
+            One line of text for each stage that was resized. In mode 'extend', it says by how much the kernels changed.
         """
         if not isinstance(self.stages[0][0].token_mixer.large, PeripheralConv2d):
             return []
+        before = dict(weights)
         stages = resize_stages(weights, lambda index, old: self.grids[index], self.resize_mode, f'{prefix}stages.')
         return [
-            f'stage {int(name.split(".")[-2]) + 1}: kernels {_describe(old)} resized to {_describe(new)}, mode {self.resize_mode!r}'
+            f'stage {int(name.split(".")[-2]) + 1}: kernels {_describe(old)} resized to {_describe(new)}, '
+            f'mode {self.resize_mode!r}{describe_change(before, name, old, new) if self.resize_mode == "extend" else ""}'
             for name, (old, new) in stages.items()
             if old != new
         ]

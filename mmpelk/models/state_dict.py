@@ -8,6 +8,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from mmpelk.ops import SharingGrid, resize_pos_embed, resize_weight
+from mmpelk.ops.resizing import resizing_error
 from mmpelk.utils.errors import InputError
 
 HALF_GRID = re.compile(r'(?P<stage>.*stages\.(?P<index>\d+)\.)\d+\.token_mixer\.large\.half_grid$')
@@ -50,3 +51,19 @@ def resize_stages(
         if h_name in weights and new != old:
             weights[h_name] = resize_pos_embed(weights[h_name], new.kernel_size, mode)
     return grids
+
+
+def describe_change(weights: dict[str, Tensor], stage: str, old: SharingGrid, new: SharingGrid) -> str:
+    """Describe by how much mode 'extend' changes the kernels of a stage: ', exact', or by how many percent at most.
+
+    Args:
+        weights: The state dict before resizing. On the meta device, which has no values, the result is empty.
+        stage: The prefix of the stage's names, as :func:`resize_stages` returns it.
+        old: The old grid of the stage.
+        new: The new grid of the stage.
+    """
+    kernels = [value for name, value in weights.items() if name.startswith(stage) and name.endswith('token_mixer.large.weight')]
+    if any(kernel.is_meta for kernel in kernels):
+        return ''
+    change = max(resizing_error(kernel, old, new) for kernel in kernels)
+    return ', exact' if change == 0 else f', which changes the kernels by up to {change:.1%}'

@@ -38,6 +38,27 @@ def resize_weight(weight: Tensor, old: SharingGrid, new: SharingGrid, mode: str 
     return (shares @ weight.double() @ shares.T / scale**2).to(weight.dtype)
 
 
+def resizing_error(weight: Tensor, old: SharingGrid, new: SharingGrid) -> float:
+    """Return by how much :func:`resize_weight` changes a kernel in mode 'extend'.
+
+    Args:
+        weight: (..., k'_old, k'_old).
+        old: The grid of ``weight``.
+        new: The grid that the weight is resized to.
+
+    Returns:
+        The norm of the difference between the expanded kernels, relative to the norm of the old one. It is 0 if the resized kernel is
+        exactly the same function of the offset.
+    """
+    size = max(old.kernel_size, new.kernel_size)
+    before, after = (
+        F.pad(grid.expand(values).double(), [(size - grid.kernel_size) // 2] * 4)
+        for grid, values in ((old, weight), (new, resize_weight(weight, old, new)))
+    )
+    change = (after - before).norm()
+    return 0.0 if change == 0 else (change / before.norm()).item()
+
+
 def resize_pos_embed(pos_embed: Tensor, kernel_size: int, mode: str = 'extend') -> Tensor:
     """Resize a positional embedding h to another kernel size.
 

@@ -9,6 +9,7 @@ import re
 import sys
 import traceback
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 # Set to 1, this environment variable makes the tools print the traceback of every error.
@@ -39,9 +40,22 @@ def build_errors() -> Iterator[None]:
     except InputError:
         raise
     except (ValueError, AssertionError, TypeError, KeyError, AttributeError) as error:
+        if _is_mmpretrain_beside_transformers(error):
+            raise InputError(
+                f'mmpretrain cannot be imported next to transformers {version("transformers")}, because its multimodal models need '
+                f'functions that transformers 5 has removed ({first_line(error)}); uninstall transformers, or use it in an environment '
+                'without mmpretrain'
+            ) from error
         if not isinstance(error, (ValueError, AssertionError)) and not _is_from_config(error):
             raise
         raise InputError(f'the config cannot be built: {first_line(error)} ({TRACEBACK}=1 shows where)') from error
+
+
+def _is_mmpretrain_beside_transformers(error: BaseException) -> bool:
+    """Return whether mmpretrain failed to define its multimodal models, which derive from classes of transformers."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    in_multimodal = 'mmpretrain/models/multimodal' in Path(frame.f_code.co_filename).as_posix()
+    return in_multimodal and isinstance(error, TypeError) and 'transformers' in sys.modules
 
 
 def _is_from_config(error: BaseException) -> bool:

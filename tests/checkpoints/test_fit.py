@@ -8,7 +8,7 @@ from torch import nn
 import mmpelk.models.state_dict as state_dict
 from mmpelk.checkpoints import check_fit, check_prefix
 from mmpelk.checkpoints.fit import resized_shapes
-from mmpelk.models import PeLK
+from mmpelk.models import PeLK, grow_kernels
 from mmpelk.utils.errors import InputError
 
 ARCH = dict(depths=(1, 1, 1, 1), channels=(16, 16, 16, 16))
@@ -112,6 +112,47 @@ def test_other_kernel_forms_are_another_model():
     stripes = PeLK(ARCH, kernel_form='stripe', pos_embed=None).state_dict()
     with pytest.raises(InputError, match=r'28 are missing \(.*\), 48 are unexpected \(.*large\.vertical\.weight\)'):
         check_fit(stripes, PeLK(ARCH, pos_embed=None), 'x.pth')
+
+
+def test_missing_depthwise_kernels_are_never_accepted():
+    """More than half of the tensors fit, but the kernels would stay random."""
+    model = nn.ModuleDict(dict(backbone=PeLK(ARCH)))
+    weights = {name: value for name, value in model.state_dict().items() if not name.endswith('large.weight')}
+    with pytest.raises(InputError, match=r'4 are missing \(backbone.stages.0.0.token_mixer.large.weight\)'):
+        check_fit(weights, model, 'x.pth', strict=False)
+
+
+def grown(sizes=(51, 13)):
+    parts = [nn.Conv2d(width, width, 7, padding=3, groups=width) for width in (4, 6)]
+    backbone = nn.Sequential(parts[0], nn.Conv2d(4, 6, 1), parts[1])
+    model = nn.ModuleDict(dict(backbone=backbone, head=nn.Linear(6, 2)))
+    plain = {name: value.clone() for name, value in model.state_dict().items()}
+    grow_kernels(model, sizes)
+    return model, plain
+
+
+def test_grown_kernels():
+    model, plain = grown()
+    check_fit(plain, model, 'x.pth')
+    check_fit(model.state_dict(), model, 'x.pth', resize=False)
+    assert 'backbone.0.half_grid' not in plain  # the check changes nothing
+    with pytest.raises(InputError, match=r'was trained with other kernels \(backbone.0.weight: 7x7 kernel'):
+        check_fit(plain, model, 'x.pth', resize=False)
+    check_fit(grown((101, 51))[0].state_dict(), model, 'x.pth')
+    head = {'head.weight': torch.zeros(3, 6), 'head.bias': torch.zeros(3)}
+    check_fit({**plain, **head}, model, 'x.pth', strict=False)
+    for change, message in (
+        (
+            {'backbone.0.weight': torch.zeros(5, 1, 7, 7)},
+            '1 have another shape .backbone.0.weight is .5, 1, 7, 7., the model needs',
+        ),
+        ({'backbone.1.weight': torch.zeros(6, 5, 1, 1)}, '1 have another shape .backbone.1.weight'),
+        ({'backbone.0.weight': None}, '1 are missing .backbone.0.weight.'),
+        ({'backbone.0.half_grid': torch.tensor([9, 1])}, 'backbone.0.weight: weight must have shape'),
+    ):
+        weights = {name: value for name, value in {**plain, **change}.items() if value is not None}
+        with pytest.raises(InputError, match=message):
+            check_fit(weights, model, 'x.pth', strict=False)
 
 
 def test_prefixes():

@@ -6,10 +6,12 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.nn.functional as F
+from feature_maps import randomize_constants
 from torch import nn
 
-from mmpelk.checkpoints.foreign_names import convert, convert_name, format_table, matched_share, source_weights
-from mmpelk.models import PeLK
+from mmpelk.checkpoints.foreign_names import convert, convert_name, format_table, source_weights
+from mmpelk.models import PeLK, grow_kernels
+from mmpelk.utils.errors import InputError
 
 DEPTHS, CHANNELS = (2, 1, 1, 1), (8, 12, 16, 20)
 LIKE_CONVNEXT = dict(
@@ -97,37 +99,166 @@ class Official(nn.Module):
         return self.norm(x.mean((2, 3)))
 
 
-def timm_name(name):
-    name = re.sub(r'^downsample_layers\.0\.', 'stem.', name)
-    name = re.sub(r'^downsample_layers\.(\d)\.', r'stages.\1.downsample.', name)
-    name = re.sub(r'^stages\.(\d)\.(\d)\.', r'stages.\1.blocks.\2.', name)
-    for official, timm in (('dwconv', 'conv_dw'), ('pwconv1', 'mlp.fc1'), ('pwconv2', 'mlp.fc2')):
-        name = name.replace(official, timm)
-    return re.sub(r'^norm\.', 'head.norm.', re.sub(r'^head\.', 'head.fc.', name))
+def backbone_of(weights):
+    return {name.removeprefix('backbone.'): value for name, value in weights.items() if name.startswith('backbone.')}
 
 
-def mmpretrain_name(name):
-    for official, ours in (('dwconv', 'depthwise_conv'), ('pwconv1', 'pointwise_conv1'), ('pwconv2', 'pointwise_conv2')):
-        name = name.replace(official, ours)
-    return re.sub(r'^head\.', 'head.fc.', 'backbone.' + re.sub(r'^norm\.', 'norm3.', name) if name[:4] != 'head' else name)
+def check_converted(weights, expected, x, **options):
+    """Convert the weights for a PeLK and compare its pooled, normalized features. Return the conversion."""
+    model = PeLK(**{**LIKE_CONVNEXT, **options}).eval()
+    conversion = convert(weights, model)
+    conversion.check('x.pth')
+    model.load_state_dict(backbone_of(conversion.weights))
+    with torch.no_grad():
+        torch.testing.assert_close(model(x)[0], expected, rtol=1e-4, atol=1e-5)
+    return conversion
 
 
-def backbone_of(fits):
-    return {name.removeprefix('backbone.'): value for name, value in fits.items() if name.startswith('backbone.')}
+GROWN = dict(kernel_form='peripheral', kernel_sizes=(51, 49, 47, 13), center_size=7)
+IMAGES = (2, 3, 64, 96)
 
 
-@pytest.mark.parametrize('rename', [lambda name: name, timm_name, mmpretrain_name], ids=['official', 'timm', 'mmpretrain'])
-def test_convnext(rename):
-    official, model = Official('convnext'), PeLK(**LIKE_CONVNEXT).eval()
-    weights = {rename(name): value for name, value in official.state_dict().items()}
-    fits, rows = convert(weights, model)
-    assert {name for name in fits if not name.startswith('backbone.')} == set()
-    assert matched_share(fits, model) == 1
-    model.load_state_dict(backbone_of(fits))
-    x = torch.randn(2, 3, 64, 48)
-    torch.testing.assert_close(model(x)[0], official(x), rtol=1e-4, atol=1e-5)
-    states = {row.state for row in rows}
-    assert states == {'loaded', 'unused: not in the model'}  # a backbone has no head
+@pytest.mark.parametrize('options', [{}, GROWN], ids=['7x7', 'grown'])
+def test_official_convnext(options):
+    official, x = Official('convnext'), torch.randn(IMAGES)
+    conversion = check_converted(official.state_dict(), official(x), x, **options)
+    states = {state for _, _, state in conversion.states}
+    assert states == {'loaded, resized' if options else 'loaded', 'loaded', 'unused: not in the model'}  # a backbone has no head
+
+
+@pytest.mark.parametrize('prefix', ['', 'module.', 'backbone.'])
+def test_dinov3(prefix):
+    """DINOv3's own ConvNeXt has the official names, no head, and a second name of its last norm."""
+    official, x = Official('convnext'), torch.randn(IMAGES)
+    weights = {name: value for name, value in official.state_dict().items() if not name.startswith('head.')}
+    weights.update({f'norms.3.{kind}': weights[f'norm.{kind}'] for kind in ('weight', 'bias')})
+    weights = {prefix + name: value for name, value in weights.items()}
+    check_converted(source_weights(weights), official(x), x)
+    weights[f'{prefix}norms.3.weight'] = torch.zeros(CHANNELS[-1])
+    conversion = convert(source_weights(weights), PeLK(**LIKE_CONVNEXT))
+    with pytest.raises(
+        InputError, match=r'it has, and the backbone has no place for, 1 tensors of the backbone \(.*norms.3.weight'
+    ):
+        conversion.check('x.pth')
+
+
+@pytest.mark.parametrize('features_only', [False, True])
+@pytest.mark.parametrize('name', ['convnext_atto', 'convnextv2_atto', 'convnext_tiny.dinov3_lvd1689m'])
+def test_timm(name, features_only):
+    """The small models have 1x1 convolutions where PeLK has linear layers. V2 has a GRN and no layer scale."""
+    timm = pytest.importorskip('timm')
+    model = randomize_constants(timm.create_model(name, depths=DEPTHS, dims=CHANNELS))
+    options = dict(use_grn=True, layer_scale_init_value=0.0) if 'v2' in name else {}
+    weights, x = model.state_dict(), torch.randn(IMAGES)
+    if features_only:  # names such as stages_0.blocks, and no last norm
+        wrapped = timm.create_model(name, depths=DEPTHS, dims=CHANNELS, features_only=True)
+        weights = {f'timm_model.{own}': weights[re.sub(r'^(stem|stages)_', r'\1.', own)] for own in wrapped.state_dict()}
+        with pytest.raises(InputError, match=r'it lacks 2 tensors of the backbone \(norm3.weight, norm3.bias\)\.'):
+            convert(weights, PeLK(**LIKE_CONVNEXT, **options)).check('x.pth')
+        weights.update({f'head.norm.{kind}': model.state_dict()[f'head.norm.{kind}'] for kind in ('weight', 'bias')})
+    with torch.no_grad():
+        expected = model.forward_head(model.forward_features(x), pre_logits=True)
+    check_converted(weights, expected, x, **options)
+
+
+def test_torchvision():
+    pytest.importorskip('torchvision')
+    from torchvision.models.convnext import CNBlockConfig, ConvNeXt
+
+    after = (*CHANNELS[1:], None)
+    model = randomize_constants(ConvNeXt([CNBlockConfig(*stage) for stage in zip(CHANNELS, after, DEPTHS, strict=True)]))
+    x = torch.randn(IMAGES)
+    with torch.no_grad():
+        expected = model.classifier[0](model.avgpool(model.features(x))).flatten(1)
+    conversion = check_converted(model.state_dict(), expected, x)
+    assert ('classifier.2.weight', 'head.fc.weight', 'unused: not in the model') in conversion.states
+
+
+@pytest.mark.parametrize('name', ['ConvNextModel', 'ConvNextForImageClassification', 'ConvNextV2Model', 'DINOv3ConvNextModel'])
+def test_transformers(name):
+    """``make test-transformers`` runs this test."""
+    transformers = pytest.importorskip('transformers')
+    kind = getattr(transformers, name)
+    # A DINOv3 config does not set the eps of the last norm to PeLK's. It hardly matters.
+    model = randomize_constants(kind(kind.config_class(depths=list(DEPTHS), hidden_sizes=list(CHANNELS))))
+    x = torch.randn(IMAGES)
+    with torch.no_grad():
+        expected = getattr(model, 'convnext', model)(x).pooler_output
+    options = dict(use_grn=True, layer_scale_init_value=0.0) if 'V2' in name else {}
+    check_converted(model.state_dict(), expected, x, **options)
+
+
+def test_norms_of_a_transformers_backbone():
+    for stage in range(1, 5):
+        assert convert_name(f'hidden_states_norms.stage{stage}.weight') == f'backbone.norm{stage - 1}.weight'
+
+
+@pytest.mark.parametrize('use_grn', [False, True])
+def test_mmpretrain(use_grn):
+    """Also a backbone with several outputs, as in a fine-tuned segmentor: norm0 to norm2 count."""
+    convnext = pytest.importorskip('mmpretrain').models.ConvNeXt
+    options = dict(out_indices=(0, 1, 2, 3), gap_before_final_norm=False, use_grn=use_grn)
+    options['layer_scale_init_value'] = 0.0 if use_grn else 1.0
+    foreign = convnext(arch=dict(depths=list(DEPTHS), channels=list(CHANNELS)), **options)
+    randomize_constants(foreign)
+    weights = {f'backbone.{name}': value for name, value in foreign.state_dict().items()}
+    model = PeLK(**{**LIKE_CONVNEXT, **GROWN, **options}).eval()
+    conversion = convert(weights, model)
+    conversion.check('x.pth')
+    assert str(model.load_state_dict(backbone_of(conversion.weights))) == '<All keys matched successfully>'
+    x = torch.randn(IMAGES)
+    with torch.no_grad():
+        for output, expected in zip(model(x), foreign(x), strict=True):
+            torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_heads_of_a_fine_tuned_model_are_kept():
+    """The names of heads are the model's own. A norm in a head is not a norm of the backbone."""
+    model = nn.ModuleDict(dict(backbone=PeLK(**LIKE_CONVNEXT), decode_head=nn.ModuleDict(dict(norm3=nn.LayerNorm(4)))))
+    weights = {f'backbone.{name}': value for name, value in Official('convnext').state_dict().items() if 'head' not in name}
+    heads = {'decode_head.norm3.weight': torch.randn(4), 'decode_head.norm3.bias': torch.randn(4)}
+    conversion = convert({**weights, **heads, 'auxiliary_head.conv.weight': torch.randn(1)}, model)
+    conversion.check('x.pth')
+    assert str(model.load_state_dict(conversion.weights)) == '<All keys matched successfully>'
+    assert torch.equal(model['decode_head']['norm3'].weight, heads['decode_head.norm3.weight'])
+    assert conversion.states[-1] == ('auxiliary_head.conv.weight', '-', 'unused: unknown name')
+
+
+def test_from_a_foreign_model_to_another(monkeypatch):
+    """The names of the target are translated too: timm's weights for mmpretrain's ConvNeXt with grown kernels, and the reverse."""
+    timm, mmpretrain = pytest.importorskip('timm'), pytest.importorskip('mmpretrain')
+    arch = dict(depths=list(DEPTHS), channels=list(CHANNELS))
+    source = randomize_constants(timm.create_model('convnextv2_atto', depths=DEPTHS, dims=CHANNELS, num_classes=0))
+    target = mmpretrain.models.ConvNeXt(arch=arch, use_grn=True, layer_scale_init_value=0.0)
+    grow_kernels(target, (51, 49, 47, 13))
+    conversion = convert(source.state_dict(), target)
+    conversion.check('x.pth')
+    assert str(target.load_state_dict(backbone_of(conversion.weights))) == '<All keys matched successfully>'
+    target.eval()
+    x = torch.randn(IMAGES)
+    with torch.no_grad():
+        torch.testing.assert_close(target(x)[0], source(x), rtol=1e-4, atol=1e-5)
+    back = convert(mmpretrain.models.ConvNeXt(arch=arch, use_grn=True, layer_scale_init_value=0.0).state_dict(), source)
+    back.check('x.pth')
+    assert backbone_of(back.weights).keys() == source.state_dict().keys()
+
+
+def test_what_the_check_refuses_and_what_flags_allow():
+    weights = Official('convnext').state_dict()
+    model = PeLK(**{**LIKE_CONVNEXT, 'use_grn': True, 'out_indices': (0, 3)})
+    conversion = convert({**weights, 'stages.0.0.extra': torch.zeros(1), 'step': torch.zeros(1)}, model)
+    message = (
+        r'^checkpoint x.pth does not fit the backbone: it lacks 12 tensors of the backbone \(stages.\*.\*.grn.gamma, '
+        r'stages.\*.\*.grn.beta, norm0.weight, norm0.bias\); it has, and the backbone has no place for, '
+        r'2 tensors of the backbone \(stages.\*.\*.extra, step\)\. If .* --allow-missing and --allow-unused$'
+    )
+    with pytest.raises(InputError, match=message):
+        conversion.check('x.pth')
+    with pytest.raises(InputError, match=r'it lacks 2 tensors of the backbone \(norm0.weight'):
+        conversion.check('x.pth', ['*.grn.*'], ['*.extra', 'step'])
+    conversion.check('x.pth', ['*.grn.*', 'norm0.*'], ['*.extra', 'step'])
+    with pytest.raises(InputError, match='it lacks 63 tensors'):
+        convert({'layer1.0.conv1.weight': torch.zeros(3)}, PeLK(**LIKE_CONVNEXT)).check('x.pth')
 
 
 SLAK = dict(LIKE_CONVNEXT, kernel_sizes=(13, 13, 13, 13), small_kernel=5, norm_cfg=dict(type='BN'))
@@ -139,9 +270,9 @@ SLAK = dict(LIKE_CONVNEXT, kernel_sizes=(13, 13, 13, 13), small_kernel=5, norm_c
 )
 def test_slak(mixer, options):
     official, model = Official(mixer), PeLK(**{**SLAK, **options}).eval()
-    fits, _ = convert(official.state_dict(), model)
-    assert matched_share(fits, model) == 1
-    model.load_state_dict(backbone_of(fits))
+    conversion = convert(official.state_dict(), model)
+    conversion.check('x.pth')
+    model.load_state_dict(backbone_of(conversion.weights))
     x = torch.randn(2, 3, 64, 48)
     torch.testing.assert_close(model(x)[0], official(x), rtol=1e-4, atol=1e-5)
 
@@ -151,29 +282,17 @@ def test_pruned_zeros_survive():
     with torch.no_grad():
         official.stages[0][0].pwconv1.weight[:, ::2] = 0
     model = PeLK(**{**SLAK, 'kernel_form': 'stripe'})
-    fits, _ = convert(official.state_dict(), model)
-    assert (fits['backbone.stages.0.0.pointwise_conv1.weight'] == 0).float().mean() == 0.5
-
-
-def test_a_7x7_kernel_is_resized_to_a_larger_peripheral_kernel():
-    official = Official('convnext')
-    model = PeLK(**{**LIKE_CONVNEXT, 'kernel_form': 'peripheral', 'kernel_sizes': (51, 49, 47, 13), 'center_size': 7}).eval()
-    fits, rows = convert(official.state_dict(), model)
-    assert any(row.state == 'loaded, resized' for row in rows) and matched_share(fits, model) == 1
-    model.load_state_dict(backbone_of(fits))
-    x = torch.randn(2, 3, 64, 48)
-    torch.testing.assert_close(model(x)[0], official(x), rtol=1e-4, atol=1e-5)  # the 7x7 center is fine-grained
+    weights = convert(official.state_dict(), model).weights
+    assert (weights['backbone.stages.0.0.pointwise_conv1.weight'] == 0).float().mean() == 0.5
 
 
 def test_the_report():
     weights = {**Official('convnext').state_dict(), 'extra.thing': torch.zeros(1)}
     model = PeLK(**{**LIKE_CONVNEXT, 'small_kernel': 5, 'conv_ratio': 0.5})
-    fits, rows = convert(weights, model)
-    assert matched_share(fits, model) < 0.8
-    table = format_table(rows)
+    table = format_table(convert(weights, model).rows())
     assert re.search(r'stages\.\*\.\*\.pwconv1\.weight +backbone\.stages\.\*\.\*\.pointwise_conv1\.weight +5  loaded', table)
     assert re.search(r'extra\.thing +- +1  unused: unknown name', table)
-    assert re.search(r'- +stages\.\*\.\*\.token_mixer\.small\.weight +5  missing', table)
+    assert re.search(r'- +backbone\.stages\.\*\.\*\.token_mixer\.small\.weight +5  missing', table)
     assert re.search(r'dwconv\.weight +backbone\.stages\.\*\.\*\.token_mixer\.large\.weight +5  unused: of another shape', table)
 
 

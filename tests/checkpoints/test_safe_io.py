@@ -102,7 +102,7 @@ def test_a_downloaded_checkpoint_is_read_safely(safe_io, server, tmp_path, monke
     for _ in range(2):
         load_checkpoint(other, f'{server.address}/good.pth')
     assert torch.equal(other.weight, model.weight) and server.requests == ['/good.pth']
-    with pytest.raises(InputError, match='bad.pth cannot be loaded safely'):
+    with pytest.raises(InputError, match=r'bad_\w{8}.pth cannot be loaded safely'):
         load_checkpoint(other, f'{server.address}/bad.pth')
     assert not (tmp_path / 'made').exists()
 
@@ -147,3 +147,13 @@ def test_processes_of_a_machine_download_once_and_other_machines_for_themselves(
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert result.stdout.splitlines() == ["['bias', 'weight']"] * 3, result.stderr[-2000:]
     assert server.requests == ['/a.pth'] * 2
+
+
+def test_files_of_the_same_name_at_two_addresses_are_both_downloaded(safe_io, server, tmp_path, monkeypatch):
+    """Many repositories call their file model.safetensors."""
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'cache'))
+    for number, folder in enumerate(('one', 'two')):
+        (tmp_path / folder).mkdir()
+        torch.save(dict(weight=torch.full((1,), number)), tmp_path / folder / 'model.pth')
+    loaded = [CheckpointLoader.load_checkpoint(f'{server.address}/{folder}/model.pth') for folder in ('one', 'two')]
+    assert [int(weights['weight']) for weights in loaded] == [0, 1]

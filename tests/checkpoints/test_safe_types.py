@@ -1,3 +1,4 @@
+import argparse
 import os
 import pickle
 import re
@@ -51,6 +52,13 @@ def test_history_buffers(tmp_path):
     assert history.statistics('min') == 1.0
 
 
+def test_command_lines_of_training_scripts(tmp_path):
+    arguments = argparse.Namespace(lr=4e-3, model='convnext_tiny', epochs=[1, 2])
+    loaded = reload(dict(args=arguments, model=dict(weight=torch.ones(1))), tmp_path / 'a.pth')
+    assert vars(loaded['args']) == vars(arguments) and loaded['model']['weight'] == 1
+    assert not isinstance(loaded['args'], argparse.Namespace)
+
+
 def test_files_written_with_numpy_1(tmp_path):
     """NumPy 2 renamed the module of the functions that rebuild arrays and scalars."""
     path = tmp_path / 'a.pth'
@@ -72,8 +80,9 @@ def test_files_written_with_numpy_1(tmp_path):
         np.array([print], dtype=object),
         os.system,
         np.load,
+        argparse.Namespace(run=os.system),
     ],
-    ids=['dunder', 'private', 'other class', 'object array', 'os', 'numpy'],
+    ids=['dunder', 'private', 'other class', 'object array', 'os', 'numpy', 'os in a command line'],
 )
 def test_everything_else_is_refused(tmp_path, value):
     with pytest.raises(pickle.UnpicklingError, match=r'Unsupported|GLOBAL|ObjectDType'):

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.functional import interpolate
 
 from mmpelk.models import PeLK
+from mmpelk.models.pelk import GRN
 from mmpelk.models.token_mixer import TokenMixer
 from mmpelk.ops import DepthwiseConv2d, PeripheralConv2d
 
@@ -33,7 +34,7 @@ def test_widths_of_the_paper():
     assert [PeLK(SMALL, width_factor=f).channels[0] for f in (1.0, 1.3)] == [16, 20]
 
 
-@pytest.mark.parametrize('arch', ['atto', 'femto', 'pico', 'nano'])
+@pytest.mark.parametrize('arch', ['atto', 'femto', 'pico', 'nano', 'large', 'xlarge'])
 @pytest.mark.parametrize('size', [(32, 32), (33, 47), (64, 32), (101, 75)])
 def test_any_size(arch, size):
     with torch.device('meta'):
@@ -47,7 +48,13 @@ def test_any_size(arch, size):
 
 @pytest.mark.parametrize(
     'options',
-    [{}, dict(small_kernel=None), dict(small_kernel=None, norm_cfg=None), dict(pos_embed='per_channel', pos_embed_mode='inside')],
+    [
+        {},
+        dict(small_kernel=None),
+        dict(small_kernel=None, norm_cfg=None),
+        dict(use_grn=True),
+        dict(pos_embed='per_channel', pos_embed_mode='inside'),
+    ],
 )
 def test_every_parameter_gets_a_gradient(options):
     model = PeLK(SMALL, layer_scale_init_value=1.0, **options)
@@ -69,6 +76,28 @@ def test_branch_and_norms_are_separate_switches():
     assert parts(small_kernel=None, norm_cfg=None) == (False, False, True)
     # With one branch instead of two, the BatchNorm starts at 1, so the output has the same variance.
     assert PeLK(SMALL, small_kernel=None).stages[0][0].token_mixer.large_norm.weight.tolist() == pytest.approx([1] * 7)
+
+
+def test_large_sizes_are_those_of_convnext():
+    mmpretrain = pytest.importorskip('mmpretrain')
+    for arch in ('atto', 'femto', 'pico', 'nano', 'tiny', 'small', 'base', 'large', 'xlarge'):
+        theirs = mmpretrain.models.ConvNeXt.arch_settings[arch]
+        assert {name: list(sizes) for name, sizes in PeLK.arch_settings[arch].items()} == theirs
+
+
+def test_grn_is_that_of_convnext_v2():
+    """tests/checkpoints/test_foreign_names.py compares whole models."""
+    from mmpretrain.models.utils import GRN as Theirs
+
+    ours, theirs, x = GRN(6), Theirs(6), torch.randn(2, 5, 4, 6)
+    assert torch.equal(ours(x), x)  # at first
+    for module in (ours, theirs):
+        torch.manual_seed(1)
+        nn.init.normal_(module.gamma)
+        nn.init.normal_(module.beta)
+    torch.testing.assert_close(ours(x), theirs(x, data_format='channel_last'))
+    half = ours.bfloat16()(x.bfloat16())
+    assert half.dtype == torch.bfloat16 and torch.allclose(half.float(), theirs(x, data_format='channel_last'), atol=0.1)
 
 
 @pytest.mark.parametrize('pos_embed, channels', [('shared', 1), ('per_channel', 7), (None, 0)])

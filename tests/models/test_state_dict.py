@@ -1,4 +1,5 @@
 import copy
+import re
 
 import pytest
 import torch
@@ -66,7 +67,13 @@ def test_each_resized_stage_is_reported():
     lines = PeLK(**SMALL, **K101).fit_kernels(dict(weights))
     assert len(lines) == 4  # the last stage keeps its size but not its center
     assert lines[0].startswith('stage 1: kernels 51x51 (half grid [9, 8, 4, 2, 1, 1, 1]) resized to 101x101 (half grid [17, 16,')
-    assert lines[0].endswith("mode 'extend'")
+    assert re.search(r"mode 'extend', which changes the kernels by up to \d+\.\d%$", lines[0])
+    outward_lines = PeLK(**SMALL, sharing_grids=outward(PeLK(**SMALL), (101, 69, 67, 15))).fit_kernels(dict(weights))
+    assert len(outward_lines) == 4 and all(line.endswith("mode 'extend', exact") for line in outward_lines)
+    stretched = PeLK(**SMALL, **K101, resize_mode='stretch').fit_kernels(dict(weights))
+    assert stretched[0].endswith("mode 'stretch'")
+    on_meta = {name: value if name.endswith('half_grid') else value.to('meta') for name, value in weights.items()}
+    assert PeLK(**SMALL, **K101).fit_kernels(on_meta)[0].endswith("mode 'extend'")
     assert PeLK(**SMALL).fit_kernels(dict(weights)) == []
 
 

@@ -2,11 +2,13 @@ from itertools import pairwise
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import fill, halves, values
 
 from mmpelk.ops import SharingGrid, peripheral_conv2d, resize_pos_embed, resize_weight
+from mmpelk.ops.resizing import resizing_error
 
 
 def painted(weight, old, new, scale):
@@ -123,3 +125,16 @@ def test_invalid_arguments():
     for size in (49, 52, 51.0):
         with pytest.raises(ValueError, match='kernel_size must be odd and at least 51'):
             grid.extended(size)
+
+
+def test_resizing_error():
+    dense, weight = SharingGrid.dense(7), torch.randn(3, 1, 7, 7)
+    assert resizing_error(weight, dense, SharingGrid.peripheral(51, center_size=7)) == 0
+    assert resizing_error(weight, dense, SharingGrid.peripheral(51, center_size=9)) == 0
+    coarse = SharingGrid.peripheral(51, center_size=5)
+    difference = coarse.expand(resize_weight(weight, dense, coarse)) - F.pad(weight, [22] * 4)
+    assert resizing_error(weight, dense, coarse) == pytest.approx((difference.norm() / weight.norm()).item())
+    # A smaller kernel loses the taps outside of it.
+    lost = (weight.square().sum() - weight[..., 1:6, 1:6].square().sum()).sqrt() / weight.norm()
+    assert resizing_error(weight, dense, SharingGrid.dense(5)) == pytest.approx(lost.item())
+    assert resizing_error(torch.zeros(1, 7, 7), dense, coarse) == 0

@@ -1,8 +1,12 @@
 """Which errors become one line, and which keep their traceback."""
 
+import re
+import subprocess
+import sys
+
 import pytest
 import torch
-from conftest import CONFIGS
+from conftest import CONFIGS, ROOT
 from mmengine.registry import MODELS, VISUALIZERS, init_default_scope
 from torch import nn
 
@@ -143,3 +147,24 @@ def test_bugs_of_a_model_are_not_input_errors(name, where):
             MODELS.build(dict(type='BuggyForTests'))
     finally:
         del MODELS.module_dict['BuggyForTests']
+
+
+MMPRETRAIN = """
+from mmpelk.utils.torchvision_compat import declare_missing_operators
+declare_missing_operators()
+from mmengine.registry import MODELS
+import mmpelk
+MODELS.build(dict(type='GrownBackbone', backbone=dict(type='mmpretrain.ConvNeXt', arch='atto'), kernel_sizes=51))
+"""
+
+
+def test_mmpretrain_next_to_transformers():
+    """``make test-transformers`` runs this test."""
+    pytest.importorskip('transformers')
+    result = subprocess.run([sys.executable, '-c', MMPRETRAIN], cwd=ROOT, capture_output=True, text=True)
+    if result.returncode == 0:
+        pytest.skip('this mmpretrain works next to this transformers')
+    assert re.search(
+        r'InputError: mmpretrain cannot be imported next to transformers 5.* \(NoneType takes no arguments\); uninstall transformers',
+        result.stderr,
+    )

@@ -1,0 +1,3 @@
+# ConvNeXt-T grown to 101x101, Cascade Mask R-CNN, COCO.
+_base_ = 'cascade_mask_rcnn_convnext_t_51_coco.py'
+model = dict(backbone=dict(kernel_sizes=(101, 69, 67, 13)))

@@ -1,0 +1,3 @@
+# ConvNeXt-S grown to 101x101, UperNet, ADE20K.
+_base_ = 'upernet_convnext_s_51_ade20k.py'
+model = dict(backbone=dict(kernel_sizes=(101, 69, 67, 13)))
