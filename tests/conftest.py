@@ -38,8 +38,11 @@ COCO_ID_GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 
 
 @pytest.fixture(autouse=True)
-def seeded():
+def isolated():
+    """Start each test with the same seed and without the default scope that another test's runner has set."""
     torch.manual_seed(0)
+    if registry := sys.modules.get('mmengine.registry'):
+        registry.DefaultScope._instance_dict.clear()
 
 
 @pytest.fixture(scope='session')

@@ -199,7 +199,12 @@ def test_check_pretrained_of_another_part(saved):
 
 
 LIKE_CONVNEXT = dict(
-    arch=dict(depths=(1, 1, 1, 1), channels=(8, 8, 8, 8)), width_factor=1.0, conv_ratio=1.0, small_kernel=None, pos_embed=None
+    arch=dict(depths=(1, 1, 1, 1), channels=(8, 8, 8, 8)),
+    width_factor=1.0,
+    conv_ratio=1.0,
+    small_kernel=None,
+    norm_cfg=None,
+    pos_embed=None,
 )
 
 

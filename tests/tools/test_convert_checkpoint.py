@@ -82,7 +82,7 @@ def test_it_says_whether_growing_is_exact(kind, center, exact, convert, tmp_path
         layer_scale_init_value=1.0,
         kernel_form='dense',
         kernel_sizes=(size,) * 4,
-        **dict(width_factor=1.0, conv_ratio=1.0, small_kernel=None, pos_embed=None, out_indices=(3,)),
+        **dict(width_factor=1.0, conv_ratio=1.0, small_kernel=None, norm_cfg=None, pos_embed=None, out_indices=(3,)),
     )
     weights = {name.replace('token_mixer.large', 'dwconv'): value for name, value in source.state_dict().items()}
     weights = {name: value for name, value in weights.items() if 'half_grid' not in name}
