@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from feature_maps import all_outputs, check_equal, randomize_constants
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner.checkpoint import load_checkpoint
 from torch import nn
 
@@ -63,7 +63,8 @@ def classifier(backbone):
 
 @pytest.fixture(autouse=True)
 def scope():
-    init_default_scope('mmseg')
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        yield
 
 
 def build(config):
