@@ -9,7 +9,7 @@ import torch.autograd.forward_ad as forward_ad
 from small_models import randomized
 from torch import nn
 
-from mmpelk.models import inference, pelk, token_mixer
+from mmpelk.models import block, inference, token_mixer
 from mmpelk.models.inference import is_plain_inference
 from mmpelk.models.token_mixer import TokenMixer
 
@@ -33,7 +33,7 @@ def forward(model, image, monkeypatch=None):
     if monkeypatch is None:
         return model(image)[-1]
     with monkeypatch.context() as patch:
-        for module in (pelk, token_mixer):
+        for module in (block, token_mixer):
             patch.setattr(module, 'is_plain_inference', lambda device: False)
         return model(image)[-1]
 
@@ -73,7 +73,7 @@ def test_copies_and_pickles_have_no_folded_weights():
     expected = forward(model, image)
     assert len(pickle.dumps(model)) == empty and list(model.state_dict()) == keys
     twin = copy.deepcopy(model)
-    assert all(block.token_mixer._merged is None for stage in twin.stages for block in stage)
+    assert all(part.token_mixer._merged is None for stage in twin.stages for part in stage)
     assert torch.equal(forward(twin, image), expected)
 
 
@@ -82,14 +82,14 @@ def test_copies_and_pickles_have_no_folded_weights():
 @torch.no_grad()
 def test_pieces_do_not_change_the_result(options, hidden_bytes, monkeypatch):
     model, image = randomized(**options).double().eval(), torch.randn(2, 3, 70, 64, dtype=torch.double)
-    monkeypatch.setattr(pelk, 'HIDDEN_BYTES', hidden_bytes)
+    monkeypatch.setattr(block, 'HIDDEN_BYTES', hidden_bytes)
     torch.testing.assert_close(forward(model, image), forward(model, image, monkeypatch), rtol=1e-9, atol=1e-9)
 
 
 @torch.no_grad()
 def test_the_hidden_layer_of_a_piece_has_at_most_hidden_bytes(monkeypatch):
     model, sizes = randomized().eval(), []
-    monkeypatch.setattr(pelk, 'HIDDEN_BYTES', 5000)
+    monkeypatch.setattr(block, 'HIDDEN_BYTES', 5000)
     for stage in model.stages:
         stage[0].act.register_forward_hook(lambda module, inputs, output: sizes.append(output.numel() * 4))
     forward(model, torch.randn(2, 3, 64, 64))
@@ -98,7 +98,7 @@ def test_the_hidden_layer_of_a_piece_has_at_most_hidden_bytes(monkeypatch):
 
 @torch.no_grad()
 def test_autocast_does_not_use_pieces(monkeypatch):
-    monkeypatch.setattr(pelk, 'HIDDEN_BYTES', 1)
+    monkeypatch.setattr(block, 'HIDDEN_BYTES', 1)
     model, image = randomized().eval(), torch.randn(1, 3, 64, 64)
     with torch.autocast('cpu', dtype=torch.bfloat16):
         output = forward(model, image)

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.functional import interpolate
 
 from mmpelk.models import PeLK
-from mmpelk.models.pelk import GRN
+from mmpelk.models.block import GRN
 from mmpelk.models.token_mixer import TokenMixer
 from mmpelk.ops import DepthwiseConv2d, PeripheralConv2d
 
