@@ -196,7 +196,7 @@ def test_norms_of_a_transformers_backbone():
 @pytest.mark.parametrize('use_grn', [False, True])
 def test_mmpretrain(use_grn):
     """Also a backbone with several outputs, as in a fine-tuned segmentor: norm0 to norm2 count."""
-    convnext = pytest.importorskip('mmpretrain').models.ConvNeXt
+    convnext = pytest.importorskip('mmpretrain.models').ConvNeXt
     options = dict(out_indices=(0, 1, 2, 3), gap_before_final_norm=False, use_grn=use_grn)
     options['layer_scale_init_value'] = 0.0 if use_grn else 1.0
     foreign = convnext(arch=dict(depths=list(DEPTHS), channels=list(CHANNELS)), **options)
@@ -226,10 +226,10 @@ def test_the_heads_of_a_fine_tuned_model_are_kept():
 
 def test_from_a_foreign_model_to_another(monkeypatch):
     """The names of the target are translated too: timm's weights for mmpretrain's ConvNeXt with grown kernels, and the reverse."""
-    timm, mmpretrain = pytest.importorskip('timm'), pytest.importorskip('mmpretrain')
+    timm, models = pytest.importorskip('timm'), pytest.importorskip('mmpretrain.models')
     arch = dict(depths=list(DEPTHS), channels=list(CHANNELS))
     source = randomize_constants(timm.create_model('convnextv2_atto', depths=DEPTHS, dims=CHANNELS, num_classes=0))
-    target = mmpretrain.models.ConvNeXt(arch=arch, use_grn=True, layer_scale_init_value=0.0)
+    target = models.ConvNeXt(arch=arch, use_grn=True, layer_scale_init_value=0.0)
     grow_kernels(target, (51, 49, 47, 13))
     conversion = convert(source.state_dict(), target)
     conversion.check('x.pth')
@@ -238,7 +238,7 @@ def test_from_a_foreign_model_to_another(monkeypatch):
     x = torch.randn(IMAGES)
     with torch.no_grad():
         torch.testing.assert_close(target(x)[0], source(x), rtol=1e-4, atol=1e-5)
-    back = convert(mmpretrain.models.ConvNeXt(arch=arch, use_grn=True, layer_scale_init_value=0.0).state_dict(), source)
+    back = convert(models.ConvNeXt(arch=arch, use_grn=True, layer_scale_init_value=0.0).state_dict(), source)
     back.check('x.pth')
     assert backbone_of(back.weights).keys() == source.state_dict().keys()
 
