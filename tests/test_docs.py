@@ -92,7 +92,8 @@ def test_the_first_screen_of_the_readme():
         "custom_imports = dict(imports=['mmpelk'])",
         '| 7x7 |',
         'AMD EPYC',
-        'tools/convert_checkpoint.py',
+        "type='GrownBackbone'",
+        'docs/grow.md',
         '![',
     ):
         assert words in screen, words
