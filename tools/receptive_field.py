@@ -52,7 +52,8 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     cfg = read_config(args.config, args.cfg_options)
-    backbone = build_backbone(cfg, args.checkpoint).to(get_device()).eval()
+    backbone = build_backbone(cfg, args.checkpoint).to(get_device())
+    backbone.eval()  # in a line of its own, because eval() of mmpretrain's backbones returns None
     norm = cfg.model.data_preprocessor
     images = images_in(args.images)[: args.limit] if args.images else load_photos()
     loaded = (image.to(get_device()) for image in load_images(track_iter_progress(images), args.size, norm.mean, norm.std))
