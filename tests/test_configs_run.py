@@ -23,6 +23,8 @@ def shrink(cfg):
     kind = cfg.model.backbone.type.split('.')[-1]
     cfg.model.backbone.arch = SMALL[kind]
     channels = [WIDTH * 2**i for i in range(4)] if kind == 'SwinTransformer' else [WIDTH] * 4
+    if kind == 'PeLK':
+        channels = [int(16 * cfg.model.backbone.get('width_factor', 1.3))] * 4
     cfg.train_dataloader.update(batch_size=2, num_workers=0, persistent_workers=False)
     cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
     cfg.default_hooks.update(checkpoint=None, logger=dict(type='LoggerHook', interval=1))

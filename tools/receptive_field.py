@@ -53,7 +53,7 @@ def main() -> None:
     args = parse_args()
     cfg = read_config(args.config, args.cfg_options)
     backbone = build_backbone(cfg, args.checkpoint).to(get_device())
-    backbone.eval()  # mmpretrain's ConvNeXt returns None
+    backbone.eval()  # in a line of its own, because eval() of mmpretrain's backbones returns None
     norm = cfg.model.data_preprocessor
     images = images_in(args.images)[: args.limit] if args.images else load_photos()
     loaded = (image.to(get_device()) for image in load_images(track_iter_progress(images), args.size, norm.mean, norm.std))

@@ -1,5 +1,5 @@
-# RepLKNet-B, fine-tuned from 224 to 384 px for 30 epochs: 84.8 top-1 in the paper (Table 4). Start from replknet_b_in1k.py. The batch size,
-# learning rate, warm-up, and EMA are RepLKNet's.
+# RepLKNet-B, fine-tuned from 224 to 384 px for 30 epochs: 84.8 top-1 in the paper (Table 4). Start from replknet_b_in1k.py.
+# The batch size, learning rate, warm-up, and EMA are RepLKNet's.
 _base_ = '../pelk_b_in1k_384_finetune.py'
 model = dict(
     backbone=dict(_delete_=True, type='RepLKNet', arch='31B', drop_path_rate=0.8),

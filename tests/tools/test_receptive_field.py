@@ -24,3 +24,14 @@ def test_heat_map_and_ratios(run_tool, fail_tool, tmp_path):
     assert f'99%: {ratios["0.99"]:.1%}' in printed
     assert 'image folder none does not exist' in fail_tool('receptive_field.py', config, '--images', 'none', cwd=tmp_path)
     assert '--out must end in .png, got a.jpg' in fail_tool('receptive_field.py', config, '--out', 'a.jpg', cwd=tmp_path)
+
+
+def test_backbones_whose_eval_returns_nothing(run_tool, tmp_path):
+    """mmpretrain's RepLKNet, as in Fig. 4."""
+    (tmp_path / 'replknet.py').write_text(
+        f"_base_ = '{CONFIGS}/baselines/upernet_replknet_b_ade20k.py'\n"
+        'model = dict(backbone=dict(arch=dict(_delete_=True,\n'
+        '    large_kernel_sizes=(31, 29, 27, 13), layers=(1, 1, 1, 1), channels=(8, 8, 8, 8), small_kernel=5, dw_ratio=1)))\n'
+    )
+    printed = run_tool('receptive_field.py', 'replknet.py', '--size', 96, '--out', 'field.png')
+    assert 'untrained, 2 images of 96x96' in printed

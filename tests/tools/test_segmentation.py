@@ -69,10 +69,12 @@ def miou(output):
 
 
 def test_ade20k_config_trains_and_tests(ade20k, run_tool):
-    """The PeLK-T config at 512x512, unchanged except for one iteration."""
-    options = ['--work-dir', 'work', '--cfg-options', 'train_cfg.max_iters=1', 'default_hooks.logger.interval=1']
+    """The PeLK-T config at 512x512, unchanged except for one iteration. --auto-scale-lr replaces the accumulation of gradients."""
+    options = ['--work-dir', 'work', '--auto-scale-lr']
+    options += ['--cfg-options', 'train_cfg.max_iters=1', 'default_hooks.logger.interval=1']
     output = run_tool('train.py', ADE, *options, cwd=ade20k)
     assert 'There is no GPU. The config asks for AMP, but training runs in float32.' in output
+    assert 'Scaling the original LR by 0.125' in output and 'accumulated gradients' not in output
     assert miou(run_tool('test.py', ADE, 'work/iter_1.pth', '--work-dir', 'tested', cwd=ade20k)) == miou(output)
     shutil.rmtree(ade20k / 'work')
 

@@ -1,4 +1,4 @@
-# The paper's COCO schedule: a batch of 16, such as 8 GPUs with 2 images each, 36 epochs.
+# ConvNeXt's COCO schedule, which the paper uses too: 36 epochs at a batch of 16, such as 8 GPUs with 2 images each.
 # tools/train.py accumulates gradients over several iterations if the GPUs and their batch_size do not reach the total. Counts of
 # iterations grow in proportion.
 total_batch_size = 16

@@ -1,4 +1,4 @@
-# The paper's ImageNet schedule: 300 epochs.
+# ConvNeXt's ImageNet schedule, which SLaK and the paper use too: 300 epochs.
 _base_ = 'in1k_adamw.py'
 max_epochs = 300
 param_scheduler = [_base_.warm_up, dict(_base_.cosine, end=max_epochs)]

@@ -1,5 +1,6 @@
-# The paper's optimizer for ImageNet: AdamW with a total batch size of 4096. As in ConvNeXt and SLaK, training is in float32; --amp enables
-# mixed precision. tools/train.py accumulates gradients over several iterations if the GPUs and their batch_size do not reach the total.
+# ConvNeXt's optimizer for ImageNet, which SLaK and the paper use too: AdamW with a total batch size of 4096. As in ConvNeXt and SLaK,
+# training is in float32; --amp enables mixed precision. tools/train.py accumulates gradients over several iterations if the GPUs and
+# their batch_size do not reach the total.
 total_batch_size = 4096
 optim_wrapper = dict(
     type='OptimWrapper',
