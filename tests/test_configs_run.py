@@ -21,8 +21,13 @@ ALL = sorted(path for path in CONFIGS.rglob('*.py') if '_base_' not in path.part
 def shrink(cfg):
     """Make a config's model small and reduce its training to one iteration of two images."""
     kind = cfg.model.backbone.type.split('.')[-1]
-    cfg.model.backbone.arch = SMALL[kind]
     channels = [WIDTH * 2**i for i in range(4)] if kind == 'SwinTransformer' else [WIDTH] * 4
+    if kind == 'GrownBackbone':
+        channels = [WIDTH + 4 * i for i in range(4)]  # kernels of one width would be one stage
+        cfg.model.backbone.backbone.arch = dict(depths=(1, 1, 1, 1), channels=channels)
+        cfg.model.backbone.pop('init_cfg', None)  # the address of a checkpoint
+    else:
+        cfg.model.backbone.arch = SMALL[kind]
     if kind == 'PeLK':
         channels = [int(16 * cfg.model.backbone.get('width_factor', 1.3))] * 4
     cfg.train_dataloader.update(batch_size=2, num_workers=0, persistent_workers=False)
