@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mmpelk.utils.errors import InputError, first_line
 
-from .safe_types import allow_mmengine_types
+from .safe_types import mmengine_types
 
 # torch's error messages span several lines. The line that contains one of these texts names the type that was refused.
 REFUSALS = ('GLOBAL', 'Unsupported', 'Can only build')
@@ -47,9 +47,9 @@ def load_safely(file: Any, name: str, map_location: Any) -> dict[str, Any]:
     Raises:
         InputError: If the file is truncated, or contains anything but tensors, plain Python types, and mmengine's types.
     """
-    allow_mmengine_types()
     try:
-        checkpoint = torch.load(file, map_location=map_location, weights_only=True)
+        with mmengine_types():
+            checkpoint = torch.load(file, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
         refused = [line.strip() for line in str(error).splitlines() if any(text in line for text in REFUSALS)]
         if not refused:
