@@ -21,6 +21,8 @@ REFUSALS = ('GLOBAL', 'Unsupported', 'Can only build')
 def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, Any]:
     """Read a checkpoint file without running code from it (``weights_only=True``).
 
+    The entry ``meta['config']`` is left out, because mmengine would run it.
+
     Args:
         path: A local file that ``torch.save`` wrote, or a safetensors file if its suffix is ``.safetensors``.
         map_location: See ``torch.load``.
@@ -59,6 +61,9 @@ def load_safely(file: Any, name: str, map_location: Any) -> dict[str, Any]:
         raise InputError(f'checkpoint {name} is truncated or not a checkpoint: {first_line(error)}') from error
     if not isinstance(checkpoint, dict):
         raise InputError(f'checkpoint {name} contains a {type(checkpoint).__name__}; expected a dict with weights')
+    # mmengine's Runner.resume runs the config in meta['config'] as Python code. It saves meta['cfg'] itself; only mmcv wrote 'config'.
+    if isinstance(checkpoint.get('meta'), dict):
+        checkpoint['meta'].pop('config', None)
     return checkpoint
 
 
