@@ -4,6 +4,8 @@ import pytest
 import torch
 from tiny_runner import runner
 
+from mmpelk.utils.errors import InputError
+
 
 @pytest.fixture
 def trained(tmp_path, safe_io):
@@ -30,3 +32,51 @@ def test_the_config_in_a_checkpoint_does_not_run(tmp_path, trained):
     resumed = runner(tmp_path, epochs=2, resume=True)
     resumed.train()
     assert resumed.epoch == 2 and not (tmp_path / 'made').exists()
+
+
+@pytest.mark.parametrize(
+    'victim',
+    [
+        'elsewhere/best_score_epoch_1.pth',
+        'run/photos',
+        'run/best_friends',
+        'run/best_score_epoch_1.pth/..',
+        'run/../elsewhere',
+        7,
+    ],
+)
+@pytest.mark.parametrize('metrics', [1, 2])
+def test_resuming_removes_only_best_checkpoints_of_the_hook(tmp_path, safe_io, victim, metrics):
+    """The path of the best checkpoint is read from the file, and the next best checkpoint replaces it."""
+    options = dict(save_best=['score', 'other'][:metrics], rule='greater')
+    run = tmp_path / 'run'
+    runner(run, epochs=1, scores=[0.1], **options).train()
+    for folder in ('elsewhere/best_score_epoch_1.pth', 'run/photos', 'run/best_friends'):
+        (tmp_path / folder).mkdir(parents=True)
+    key = 'best_ckpt' if metrics == 1 else 'best_ckpt_score'
+    path = victim if isinstance(victim, int) else f'{tmp_path}/{victim}'
+    edit(run / 'epoch_1.pth', **{f'message_hub__runtime_info__{key}': path})
+    runner(run, epochs=2, scores=[0.2], resume=True, **options).train()
+    present = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob('*')}
+    assert {'elsewhere/best_score_epoch_1.pth', 'run/photos', 'run/best_friends', 'run/best_score_epoch_2.pth'} <= present
+
+
+def test_resuming_removes_the_previous_best_checkpoint(tmp_path, safe_io, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = dict(save_best='score', rule='greater')
+    runner('run', epochs=1, scores=[0.1], **options).train()
+    runner('run', epochs=2, scores=[0.2], resume=True, **options).train()
+    assert [path.name for path in (tmp_path / 'run').glob('best*')] == ['best_score_epoch_2.pth']
+
+
+@pytest.mark.parametrize('steps', [['/../../elsewhere/a'], 'text', 5, [1, None]])
+def test_the_numbers_of_kept_checkpoints_are_integers(tmp_path, safe_io, steps):
+    """Checkpoints of these numbers are removed."""
+    run = tmp_path / 'run'
+    runner(run, epochs=1, max_keep_ckpts=1).train()
+    for folder in ('run/epoch_', 'elsewhere/a.pth'):
+        (tmp_path / folder).mkdir(parents=True)
+    edit(run / 'epoch_1.pth', message_hub__runtime_info__keep_ckpt_ids=steps)
+    with pytest.raises(InputError, match=r'keep_ckpt_ids.*expected a list of integers'):
+        runner(run, epochs=2, max_keep_ckpts=1, resume=True).train()
+    assert (tmp_path / 'elsewhere/a.pth').exists()
