@@ -49,7 +49,8 @@ class AtomicCheckpointHook(CheckpointHook):
 
         Its path comes from the checkpoint that the run is resumed from, which can name any file or folder.
         """
-        own = re.compile(r'best_.+_' + re.escape(self.filename_tmpl.replace('/', '_')).replace(r'\{\}', r'\d+'))
+        template = r'\d+'.join(re.escape(part.replace('/', '_')) for part in re.split(r'\{.*?\}', self.filename_tmpl))
+        own = re.compile(f'best_.+_{template}')
 
         def checked(path: object) -> str | None:
             folder, name = os.path.split(path) if isinstance(path, str) else ('', '')
