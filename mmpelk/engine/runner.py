@@ -19,13 +19,14 @@ from torch import nn
 
 from mmpelk.checkpoints import model_weights
 from mmpelk.utils.errors import InputError, build_errors, first_line
+from mmpelk.utils.pillow import FORMATS, forbid_ghostscript
 
 from .config import has_gpu
 from .preflight import unwrap
 
 
 class NamingPipeline(Compose):
-    """A data pipeline that names the file when it cannot be read.
+    """A data pipeline that names the file when it cannot be read, and never decodes EPS images with Ghostscript.
 
     Args:
         pipeline: The pipeline whose transforms are run.
@@ -35,6 +36,7 @@ class NamingPipeline(Compose):
         self.transforms = pipeline.transforms
 
     def __call__(self, data: dict) -> dict | None:
+        forbid_ghostscript()  # in each worker too, because a spawned process does not inherit it
         paths = [data[key] for key in ('img_path', 'seg_map_path') if data.get(key)]
         try:
             return super().__call__(data)
@@ -46,7 +48,7 @@ class NamingPipeline(Compose):
 def _is_readable(path: str) -> bool:
     """Return whether Pillow can decode an image file."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             image.load()
     except (OSError, SyntaxError):
         return False
