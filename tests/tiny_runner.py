@@ -44,6 +44,7 @@ def runner(work_dir, epochs=3, scores=(), resume=False, **options):
         train_dataloader=loader,
         train_cfg=dict(by_epoch=True, max_epochs=epochs),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+        param_scheduler=dict(type='ConstantLR', factor=1),
         default_hooks=dict(checkpoint=dict(type='AtomicCheckpointHook', interval=1, **options)),
         # mmengine keeps one message hub per name.
         experiment_name=str(uuid4()),

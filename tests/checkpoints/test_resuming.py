@@ -4,6 +4,8 @@ import pytest
 import torch
 from tiny_runner import runner
 
+from mmpelk.checkpoints import read_checkpoint
+from mmpelk.checkpoints.resuming import check_resumable
 from mmpelk.utils.errors import InputError
 
 
@@ -80,3 +82,49 @@ def test_the_numbers_of_kept_checkpoints_are_integers(tmp_path, safe_io, steps):
     with pytest.raises(InputError, match=r'keep_ckpt_ids.*expected a list of integers'):
         runner(run, epochs=2, max_keep_ckpts=1, resume=True).train()
     assert (tmp_path / 'elsewhere/a.pth').exists()
+
+
+def resume(path):
+    """Do what tools/train.py does with a checkpoint to resume from."""
+    check_resumable(read_checkpoint(path), path)
+    runner(path.parent, epochs=3, scores=[0.1, 0.2], resume=True, save_best='score', rule='greater').train()
+
+
+@pytest.mark.parametrize(
+    'changes, message',
+    [
+        (
+            dict(meta=None),
+            "has no meta\\['epoch'\\], meta\\['iter'\\], so training cannot be resumed from it; start from its weights",
+        ),
+        (dict(message_hub=None), 'has no message_hub, so training cannot be resumed'),
+        (dict(meta__epoch='one'), "cannot be resumed from: meta\\['epoch'\\] is 'one'; expected an integer of at least 0"),
+        (dict(meta__iter=-1), "meta\\['iter'\\] is -1; expected an integer"),
+        (dict(meta__seed='text'), "meta\\['seed'\\] is 'text'; expected an integer"),
+        (dict(message_hub=[]), r'message_hub is \[\]; expected a dict'),
+        (dict(message_hub__log_scalars=None), "message_hub\\['log_scalars'\\] is None; expected a dict"),
+        (dict(message_hub__runtime_info__best_score='high'), "\\['best_score'\\] is 'high'; expected a number"),
+        (dict(optimizer=[1]), 'cannot be resumed from: '),
+        (dict(optimizer__param_groups=[]), 'cannot be resumed from: .*parameter groups'),
+        (dict(optimizer={}), "cannot be resumed from: it has no '(state|param_groups)'"),
+        (
+            dict(optimizer__param_groups=[dict(lr='fast', params=[0, 1])]),
+            "the optimizer's lr in group 0 is 'fast'; expected a number",
+        ),
+        (dict(optimizer__state={0: dict(momentum_buffer=torch.zeros(3))}), 'momentum_buffer in group 0 is .3,.; expected .*1, 1'),
+        (dict(param_schedulers=7), 'cannot be resumed from: '),
+    ],
+    ids=lambda value: '-'.join(value) if isinstance(value, dict) else '',
+)
+def test_a_checkpoint_that_cannot_be_resumed_from_ends_in_one_line(trained, changes, message):
+    edit(trained, **changes)
+    with pytest.raises(InputError, match=message):
+        resume(trained)
+
+
+def test_a_run_without_an_optimizer_in_its_checkpoint_resumes(trained):
+    checkpoint = torch.load(trained, weights_only=False)
+    del checkpoint['optimizer']
+    torch.save(checkpoint, trained)
+    resume(trained)
+    assert (trained.parent / 'epoch_3.pth').exists()
