@@ -17,9 +17,15 @@ PLAIN_NUMBERS = re.compile(r'b1|[iu][1248]|f[248]|c8|c16')
 
 
 def allow_mmengine_types() -> None:
-    """Let ``torch.load(weights_only=True)`` read mmengine's types from now on. OneDL's mmengine allows them itself, at each load."""
-    if not hasattr(mmengine_checkpoint, 'get_torch_safe_globals'):
-        _allow()
+    """Let ``torch.load(weights_only=True)`` read the types that mmengine saves in a checkpoint, from now on.
+
+    OneDL's mmengine allows NumPy's own types during each of its loads. It is made to allow the stand-ins instead, because torch takes
+    either one if two items of its allow-list have the same name.
+    """
+    _allow()
+    own = getattr(mmengine_checkpoint, 'get_torch_safe_globals', None)
+    if own is not None and own.__module__ != __name__:
+        mmengine_checkpoint.get_torch_safe_globals = lambda: [item for item in own() if _name(item) not in STAND_INS]
 
 
 @contextlib.contextmanager
