@@ -15,6 +15,8 @@ import onnxruntime
 from PIL import Image, ImageDraw, ImageOps
 
 MAX_PIXELS = 2**25
+# Pillow would decode an EPS image, whatever its name is, with Ghostscript.
+FORMATS = ('BMP', 'GIF', 'JPEG', 'JPEG2000', 'PNG', 'PPM', 'TIFF', 'WEBP')
 
 
 def main() -> None:
@@ -62,7 +64,7 @@ def load(path: Path) -> tuple[onnxruntime.InferenceSession, dict]:
 def read(path: str) -> Image.Image:
     """Read an RGB image, and rotate it as its EXIF data require."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 fail(f'image {path} has {image.width}x{image.height} pixels; the maximum is {MAX_PIXELS:,}')
             return ImageOps.exif_transpose(image).convert('RGB')

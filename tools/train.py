@@ -7,6 +7,7 @@ import argparse
 from mmengine.config import ConfigDict
 from mmengine.runner import find_latest_checkpoint
 
+from mmpelk.checkpoints.resuming import check_resumable
 from mmpelk.engine.command_line import add_runner_arguments, run_tool
 from mmpelk.engine.config import enable_amp, load_config
 from mmpelk.engine.preflight import check_checkpoint, check_data, check_masks, check_pretrained
@@ -65,7 +66,9 @@ def main() -> None:
     check_pretrained(runner.model, runner.work_dir)
     resumed = cfg.resume and (cfg.load_from or find_latest_checkpoint(cfg.work_dir))
     if resumed:
-        check_masks(check_checkpoint(resumed, runner.model, resize=False), resumed, runner)
+        checkpoint = check_checkpoint(resumed, runner.model, resize=False)
+        check_resumable(checkpoint, resumed)
+        check_masks(checkpoint, resumed, runner)
     elif cfg.get('load_from'):
         check_checkpoint(cfg.load_from, runner.model, strict=False)
     elif cfg.get('fine_tuning') and not cfg.model.backbone.get('init_cfg'):

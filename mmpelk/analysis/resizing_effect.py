@@ -11,7 +11,8 @@ from mmengine.utils import track_iter_progress
 from torch import Tensor, nn
 
 from mmpelk.models import PeLK
-from mmpelk.ops import PeripheralConv2d, SharingGrid
+from mmpelk.models.state_dict import stored_grid
+from mmpelk.ops import PeripheralConv2d
 from mmpelk.ops.resizing import resizing_error
 from mmpelk.utils.errors import InputError
 
@@ -159,7 +160,7 @@ def measure_feature_change(backbone: nn.Module, weights: Mapping[str, Tensor], s
         if isinstance(module, PeripheralConv2d):
             if f'{name}.weight' not in weights:
                 return None
-            old = SharingGrid.from_half(weights[f'{name}.half_grid'].tolist())
+            old = stored_grid(weights[f'{name}.half_grid'], f'{name}.half_grid')
             kernels[name] = weights[f'{name}.weight'], old, module.grid
     if all(old == new for _, old, new in kernels.values()):
         return None

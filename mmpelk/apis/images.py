@@ -13,10 +13,11 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.registry import VISUALIZERS, DefaultScope
 from mmengine.structures import BaseDataElement, PixelData
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor, nn
 
 from mmpelk.utils.errors import InputError, first_line
+from mmpelk.utils.pillow import FORMATS
 
 IMAGES = ('.bmp', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
 VIDEOS = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.webm')
@@ -98,11 +99,13 @@ def _video(path: str | Path) -> mmcv.VideoReader:
 def read_image(path: str | Path) -> np.ndarray:
     """Read an image file as an (H, W, 3) uint8 BGR array, rotated according to its EXIF data.
 
+    The content decides the format, not the file name. Formats that Pillow decodes with other programs, such as EPS, are refused.
+
     Raises:
-        InputError: If the file is missing, truncated, too large, or not an image.
+        InputError: If the file is missing, truncated, too large, or not an image of a known format.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise InputError(f'image {path} has {width}x{height} pixels; scale it down to at most {MAX_PIXELS:,} pixels')
@@ -112,6 +115,8 @@ def read_image(path: str | Path) -> np.ndarray:
         raise InputError(f'image {path} does not exist') from error
     except Image.DecompressionBombError as error:
         raise InputError(f'image {path} is too large; scale it down to at most {MAX_PIXELS:,} pixels: {error}') from error
+    except UnidentifiedImageError as error:
+        raise InputError(f'cannot read image {path}: its content is none of {", ".join(FORMATS)}; convert it to PNG') from error
     except (OSError, SyntaxError) as error:  # Pillow reports a broken PNG as a SyntaxError
         raise InputError(f'cannot read image {path}: {first_line(error)}') from error
 

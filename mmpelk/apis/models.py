@@ -130,9 +130,14 @@ def dataset_meta(cfg: Config, checkpoint: dict, path: str | Path) -> dict:
     If there are classes without a palette, the colors are random, and the same in each call.
 
     Raises:
-        InputError: If neither names the classes.
+        InputError: If neither names the classes, or the checkpoint has something else in their place.
     """
-    meta = checkpoint.get('meta', {}).get('dataset_meta') or _dataset_meta((cfg.get('test_dataloader') or {}).get('dataset'))
+    stored = checkpoint.get('meta', {}).get('dataset_meta')
+    classes = stored.get('classes') if isinstance(stored, dict) else stored
+    is_named = isinstance(classes, (str, list, tuple)) and all(isinstance(name, str) for name in classes)
+    if classes is not None and not (is_named and isinstance(stored, dict)):
+        raise InputError(f"checkpoint {path} has {classes!r} as the classes in meta['dataset_meta']; expected a list of names")
+    meta = stored or _dataset_meta((cfg.get('test_dataloader') or {}).get('dataset'))
     if not meta or meta.get('classes') is None:
         raise InputError(f'neither checkpoint {path} (meta.dataset_meta) nor the config names the classes')
     if meta.get('palette') is None:

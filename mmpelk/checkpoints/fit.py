@@ -92,7 +92,10 @@ def check_fit(
         InputError: If the weights do not fit. The message gives the number of tensors that are missing, unexpected, or of another
             shape, each with an example.
     """
-    shapes, resized = resized_shapes(weights, model)
+    try:
+        shapes, resized = resized_shapes(weights, model)
+    except InputError as error:
+        raise InputError(f'checkpoint {path}: {error}') from error
     if resized and not resize:
         raise InputError(
             f'checkpoint {path} was trained with other kernels ({resized[0]}); start from it with --pretrained instead'

@@ -142,9 +142,12 @@ def source_weights(checkpoint: Mapping[str, object], ema: bool = False) -> dict[
 
     Raises:
         KeyError: If ``ema`` is true and the checkpoint has no 'model_ema'.
+        InputError: If the weights are not a dict with names.
     """
     key = 'model_ema' if ema else next((key for key in ('state_dict', 'model') if key in checkpoint), None)
     weights = checkpoint if key is None else checkpoint[key]
+    if not isinstance(weights, Mapping) or not all(isinstance(name, str) for name in weights):
+        raise InputError(f"the checkpoint has a {type(weights).__name__} as '{key}'; expected a dict of weights by their names")
     return {name.removeprefix('module.'): value for name, value in weights.items() if isinstance(value, Tensor)}
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
+
+from mmpelk.utils.errors import InputError
 
 from .writing import UNFINISHED, write_atomically
 
@@ -24,11 +28,38 @@ class AtomicCheckpointHook(CheckpointHook):
     """
 
     def before_train(self, runner) -> None:
-        """Remove unfinished files that an earlier run left behind when it was killed."""
+        """Remove unfinished files that an earlier run left behind when it was killed.
+
+        Raises:
+            InputError: If the checkpoint that the run is resumed from does not list the kept checkpoints by their numbers.
+        """
+        kept = runner.message_hub.get_info('keep_ckpt_ids', [])
+        if not isinstance(kept, list) or not all(type(step) is int for step in kept):
+            raise InputError(
+                f'the checkpoint to resume from has keep_ckpt_ids={kept!r} in its message_hub; expected a list of integers'
+            )
         super().before_train(runner)
+        self._forget_foreign_files()
         if is_main_process() and isinstance(self.file_backend, LocalBackend):
             for leftover in Path(self.out_dir).glob(f'.*{UNFINISHED}'):
                 leftover.unlink()
+
+    def _forget_foreign_files(self) -> None:
+        """Forget a previous best checkpoint that this hook did not write. The next best checkpoint would remove it.
+
+        Its path comes from the checkpoint that the run is resumed from, which can name any file or folder.
+        """
+        template = r'\d+'.join(re.escape(part.replace('/', '_')) for part in re.split(r'\{.*?\}', self.filename_tmpl))
+        own = re.compile(f'best_.+_{template}')
+
+        def checked(path: object) -> str | None:
+            folder, name = os.path.split(path) if isinstance(path, str) else ('', '')
+            return path if own.fullmatch(name) and os.path.realpath(folder) == os.path.realpath(self.out_dir) else None
+
+        if hasattr(self, 'best_ckpt_path'):
+            self.best_ckpt_path = checked(self.best_ckpt_path)
+        if hasattr(self, 'best_ckpt_path_dict'):
+            self.best_ckpt_path_dict = {key: checked(path) for key, path in self.best_ckpt_path_dict.items()}
 
     def _save_checkpoint_with_step(self, runner, step, meta):
         keep = self.max_keep_ckpts > 0
@@ -73,7 +104,7 @@ class AtomicCheckpointHook(CheckpointHook):
             self.file_backend = backend
         for path in removed:
             # A new best checkpoint with the same name has already replaced the old one.
-            if path not in (self.best_ckpt_path, *getattr(self, 'best_ckpt_path_dict', {}).values()):
+            if path not in (getattr(self, 'best_ckpt_path', None), *getattr(self, 'best_ckpt_path_dict', {}).values()):
                 self._remove(path)
 
     def _remove(self, path: str) -> None:

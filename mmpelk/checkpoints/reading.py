@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from torch import Tensor
 
 from mmpelk.utils.errors import InputError, first_line
 
-from .safe_types import allow_mmengine_types
+from .safe_types import mmengine_types
 
 # torch's error messages span several lines. The line that contains one of these texts names the type that was refused.
 REFUSALS = ('GLOBAL', 'Unsupported', 'Can only build')
@@ -21,12 +23,15 @@ REFUSALS = ('GLOBAL', 'Unsupported', 'Can only build')
 def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, Any]:
     """Read a checkpoint file without running code from it (``weights_only=True``).
 
+    The entry ``meta['config']`` is left out, because mmengine would run it.
+
     Args:
         path: A local file that ``torch.save`` wrote, or a safetensors file if its suffix is ``.safetensors``.
         map_location: See ``torch.load``.
 
     Raises:
-        InputError: If the file does not exist, is truncated, or contains anything but tensors, plain Python types, and mmengine's types.
+        InputError: If the file does not exist, is truncated or damaged, or contains anything but tensors, plain Python types, and
+            mmengine's types.
     """
     path = Path(path)
     if not path.is_file():
@@ -45,20 +50,70 @@ def load_safely(file: Any, name: str, map_location: Any) -> dict[str, Any]:
         map_location: See ``torch.load``.
 
     Raises:
-        InputError: If the file is truncated, or contains anything but tensors, plain Python types, and mmengine's types.
+        InputError: If the file is truncated or damaged, or contains anything but tensors, plain Python types, and mmengine's types.
     """
-    allow_mmengine_types()
     try:
-        checkpoint = torch.load(file, map_location=map_location, weights_only=True)
+        broken = _broken_entry(file)
+        if broken is None:
+            with mmengine_types():
+                checkpoint = torch.load(file, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
         refused = [line.strip() for line in str(error).splitlines() if any(text in line for text in REFUSALS)]
         if not refused:
             raise InputError(f'checkpoint {name} is truncated or not a checkpoint: {first_line(error)}') from error
         raise InputError(f'checkpoint {name} cannot be loaded safely: {refused[0]}') from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # damaged bytes can make torch raise anything, such as an IndexError or a MemoryError
         raise InputError(f'checkpoint {name} is truncated or not a checkpoint: {first_line(error)}') from error
+    if broken is not None:
+        raise InputError(f'checkpoint {name} is damaged: {broken}; copy or download it again')
+    return _checked(checkpoint, name)
+
+
+def _broken_entry(file: Any) -> str | None:
+    """Check the checksums in a checkpoint, which ``torch.load`` does not do.
+
+    Returns:
+        What is damaged, or None.
+
+    Raises:
+        ValueError: If the file was not written by ``torch.save``.
+        OSError: If the file cannot be read.
+        zipfile.BadZipFile: If the file is truncated.
+    """
+    with contextlib.nullcontext(file) if hasattr(file, 'read') else open(file, 'rb') as opened:
+        start = opened.read(4)
+        if start == b'PK\3\4':  # torch.save writes a zip file since torch 1.6
+            with zipfile.ZipFile(opened) as archive:
+                # torch.serialization.set_crc32_options(False) writes zeros instead of checksums.
+                has_checksums = any(entry.CRC for entry in archive.infolist())
+                damaged = archive.testzip() if has_checksums else None
+                if damaged is not None:
+                    return f'the checksum of its part {damaged} is wrong'
+        elif not start.startswith(b'\x80'):  # before, it wrote a pickle
+            raise ValueError(f'it begins with {start!r}; expected a file that torch.save wrote')
+        opened.seek(0)
+    return None
+
+
+def _checked(checkpoint: Any, name: str) -> dict[str, Any]:
+    """Check the parts of a checkpoint that all tools use, and remove the config that mmengine would run.
+
+    Raises:
+        InputError: If a part has another type than mmengine saves.
+    """
     if not isinstance(checkpoint, dict):
         raise InputError(f'checkpoint {name} contains a {type(checkpoint).__name__}; expected a dict with weights')
+    if checkpoint.get('meta', {}) is None:
+        checkpoint['meta'] = {}
+    for key in ('state_dict', 'meta'):
+        part = checkpoint.get(key, {})
+        if not isinstance(part, dict):
+            raise InputError(f"checkpoint {name} has a {type(part).__name__} as '{key}'; expected a dict")
+    for key in (*checkpoint, *checkpoint.get('state_dict', {})):
+        if not isinstance(key, str):
+            raise InputError(f'checkpoint {name} has {key!r} as the name of a weight; expected text')
+    # mmengine's Runner.resume runs the config in meta['config'] as Python code. It saves meta['cfg'] itself; only mmcv wrote 'config'.
+    checkpoint.get('meta', {}).pop('config', None)
     return checkpoint
 
 

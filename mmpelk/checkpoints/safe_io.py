@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import io
 import re
+import shutil
+import tempfile
 from hashlib import sha256
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
+from urllib.request import Request, urlopen
 
 import torch
 from filelock import FileLock
@@ -18,7 +22,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from mmpelk.utils.errors import InputError, first_line
 
 from .reading import load_safely, read_checkpoint
-from .writing import write_atomically
+from .writing import UNFINISHED, write_atomically
 
 # OpenMMLab and torch put the first digits of a file's SHA-256 before the suffix, as in name-cad485de.pth.
 HASH = re.compile(r'-([a-f0-9]{8,64})\.')
@@ -55,20 +59,49 @@ def load_from_http(filename: str, map_location: Any = None, model_dir: str | Non
     """Read a checkpoint from a URL. The file is downloaded once per machine, to ``model_dir`` or torch's cache.
 
     Raises:
-        InputError: If the file cannot be downloaded or does not match the hash in the URL.
+        InputError: If the file cannot be downloaded, is cut short, or does not match the hash in the URL.
     """
     folder = Path(model_dir or Path(torch.hub.get_dir(), 'checkpoints'))
     path = folder / _cached_name(filename)
     folder.mkdir(parents=True, exist_ok=True)
     # One process of each machine downloads the file while the others wait. Machines that share the folder download it once.
     with FileLock(f'{path}.lock'):
-        if not path.exists():
-            hash_prefix = HASH.search(path.name)
+        if not path.exists() or not _has_its_hash(path, path.name):
             try:
-                torch.hub.download_url_to_file(filename, str(path), hash_prefix and hash_prefix[1], progress=False)
-            except (OSError, RuntimeError) as error:  # torch raises RuntimeError for a wrong hash
+                _download(filename, path)
+            except (OSError, HTTPException) as error:
                 raise InputError(f'checkpoint {filename} cannot be downloaded: {first_line(error)}') from error
     return read_checkpoint(path, map_location)
+
+
+def _download(url: str, path: Path) -> None:
+    """Download a file, which appears only once it is complete and matches the hash in its name.
+
+    Raises:
+        OSError: If the download fails, is cut short, or does not match the hash.
+    """
+    with tempfile.TemporaryDirectory(prefix=f'.{path.name}-', suffix=UNFINISHED, dir=path.parent) as folder:
+        unfinished = Path(folder, path.name)
+        with urlopen(Request(url, headers={'User-Agent': 'mmpelk'})) as response, open(unfinished, 'wb') as file:
+            shutil.copyfileobj(response, file)
+        size, expected = unfinished.stat().st_size, response.headers['Content-Length']
+        if expected is not None and size != int(expected):
+            raise OSError(f'{size} of {expected} bytes arrived; try again')
+        if not _has_its_hash(unfinished, path.name):
+            raise OSError(f'invalid hash value: its SHA-256 does not begin with {HASH.search(path.name)[1]}, as its name says')
+        unfinished.replace(path)
+
+
+def _has_its_hash(path: Path, name: str) -> bool:
+    """Return whether a file matches the hash in a name, if the name has one."""
+    match = HASH.search(name)
+    if match is None:
+        return True
+    digest = sha256()
+    with open(path, 'rb') as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest().startswith(match[1])
 
 
 def _cached_name(url: str) -> str:

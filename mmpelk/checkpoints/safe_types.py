@@ -2,36 +2,146 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
+import re
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.runner import checkpoint as mmengine_checkpoint
+
+# NumPy's codes of booleans, integers, and floating-point and complex numbers. Other types can contain pointers.
+PLAIN_NUMBERS = re.compile(r'b1|[iu][1248]|f[248]|c8|c16')
 
 
 def allow_mmengine_types() -> None:
-    """Let ``torch.load(weights_only=True)`` read the types that mmengine saves in a checkpoint.
+    """Let ``torch.load(weights_only=True)`` read the types that mmengine saves in a checkpoint, from now on.
+
+    OneDL's mmengine allows NumPy's own types during each of its loads. It is made to allow the stand-ins instead, because torch takes
+    either one if two items of its allow-list have the same name.
+    """
+    _allow()
+    own = getattr(mmengine_checkpoint, 'get_torch_safe_globals', None)
+    if own is not None and own.__module__ != __name__:
+        mmengine_checkpoint.get_torch_safe_globals = lambda: [item for item in own() if _name(item) not in STAND_INS]
+
+
+@contextlib.contextmanager
+def mmengine_types() -> Iterator[None]:
+    """Let ``torch.load(weights_only=True)`` read the types that mmengine saves in a checkpoint, until the context ends.
 
     mmengine saves its message hub with each checkpoint: HistoryBuffer objects, which contain NumPy arrays. Since torch 2.6,
-    ``torch.load`` refuses these types unless they are allow-listed, so ``resume`` would fail. None of them runs code when loaded.
-    Call this function before each load, because OneDL's mmengine removes the types that it shares with this list after each of its
-    own loads.
+    ``torch.load`` refuses these types unless they are allow-listed, so ``resume`` would fail. NumPy's own functions would build any
+    type of array that a file describes, including arrays of pointers that crash the process. Stand-ins with the same names take their
+    place. They build only arrays of plain numbers.
     """
-    core = np._core if hasattr(np, '_core') else np.core
-    numpy_types = [np.ndarray, np.dtype, core.multiarray._reconstruct, core.multiarray.scalar]
-    # Files written with NumPy 1 refer to these functions by their old module.
-    numpy_types += [(function, f'numpy.core.multiarray.{function.__name__}') for function in numpy_types[2:]]
-    numpy_types += [type(np.dtype(name)) for name in ('float64', 'float32', 'int64', 'int32', 'bool')]
-    stand_ins = [(_history_buffer_method, 'builtins.getattr'), (CommandLine, 'argparse.Namespace')]
-    torch.serialization.add_safe_globals([HistoryBuffer, *stand_ins, *numpy_types])
+    before = torch.serialization.get_safe_globals()
+    _allow()
+    try:
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
+
+
+def _allow() -> None:
+    others = [item for item in torch.serialization.get_safe_globals() if _name(item) not in STAND_INS]
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals([*others, *((stand_in, name) for name, stand_in in STAND_INS.items())])
+
+
+def _name(item: object) -> str:
+    """Return the name in a pickle for which torch takes an item of its allow-list."""
+    return item[1] if isinstance(item, tuple) else f'{item.__module__}.{item.__qualname__}'
+
+
+def _refused(what: str) -> pickle.UnpicklingError:
+    return pickle.UnpicklingError(f'Unsupported: {what} in a checkpoint')
 
 
 class CommandLine:
     """The stand-in for ``argparse.Namespace`` in a checkpoint: attributes and nothing else."""
 
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+
+
+class _Dtype:
+    """The stand-in for ``numpy.dtype``, which accepts plain numbers only."""
+
+    def __init__(self, code: str, align: bool = False, copy: bool = False) -> None:
+        if not isinstance(code, str) or not PLAIN_NUMBERS.fullmatch(code):
+            raise _refused(f'dtype {code!r}')
+        self.value = np.dtype(code)
+
+    def __setstate__(self, state: tuple) -> None:
+        version, order, *others = state
+        # These are the subarray, the names, the fields, the item size, the alignment, and the flags.
+        if version != 3 or order not in ('<', '>', '=', '|') or others != [None, None, None, -1, -1, 0]:
+            raise _refused(f'dtype {self.value} with fields or a subarray')
+        self.value = self.value.newbyteorder(order)
+
+
+class _Array(np.ndarray):
+    """The stand-in for ``numpy.ndarray``. It is saved as an ``ndarray`` again."""
+
+    def __new__(cls, *args: object) -> _Array:
+        raise _refused('a call of numpy.ndarray')
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, dtype, is_fortran, content = state
+        if not isinstance(dtype, _Dtype) or not isinstance(content, bytes):
+            raise _refused('an array of anything but numbers')
+        super().__setstate__((1, shape, dtype.value, is_fortran, content))
+
+    def __reduce_ex__(self, protocol: int) -> tuple:
+        return self.view(np.ndarray).__reduce_ex__(protocol)
+
+
+def _reconstruct(kind: type, shape: tuple, code: bytes) -> _Array:
+    """Replace NumPy's function that creates the empty array whose content follows in the pickle."""
+    if kind is not _Array:
+        raise _refused(f'an array of type {kind!r}')
+    return np.ndarray.__new__(_Array, (0,), np.int8)
+
+
+def _scalar(dtype: _Dtype, content: bytes) -> np.generic:
+    """Replace NumPy's function that creates a scalar."""
+    if not isinstance(dtype, _Dtype) or not isinstance(content, bytes) or len(content) != dtype.value.itemsize:
+        raise _refused('a scalar that is not a number')
+    return np.frombuffer(content, dtype.value)[0]
+
+
+class _History(HistoryBuffer):
+    """The stand-in for HistoryBuffer. It becomes a HistoryBuffer when its content has been checked."""
+
+    def __setstate__(self, state: dict) -> None:
+        logs, counts = state['_log_history'], state['_count_history']
+        if not isinstance(logs, _Array) or not isinstance(counts, _Array) or logs.ndim != 1 or logs.shape != counts.shape:
+            raise _refused('a HistoryBuffer without two lists of numbers')
+        # The statistics in the file are HistoryBuffer's own methods, which the constructor sets.
+        HistoryBuffer.__init__(self, logs, counts, int(state['max_length']))
+        self.__class__ = HistoryBuffer
+
 
 def _history_buffer_method(owner: object, name: str) -> object:
     """Replace ``getattr`` in a pickle, which stores HistoryBuffer's statistics as ``getattr(HistoryBuffer, 'mean')``."""
-    if owner is not HistoryBuffer or name.startswith('_'):
-        raise pickle.UnpicklingError(f'Unsupported: getattr({owner!r}, {name!r}) in a checkpoint')
+    if owner is not _History or not isinstance(name, str) or name.startswith('_'):
+        raise _refused(f'getattr({owner!r}, {name!r})')
     return getattr(HistoryBuffer, name)
+
+
+STAND_INS = {
+    'mmengine.logging.history_buffer.HistoryBuffer': _History,
+    'builtins.getattr': _history_buffer_method,
+    'argparse.Namespace': CommandLine,
+    'numpy.ndarray': _Array,
+    'numpy.dtype': _Dtype,
+    'numpy._core.multiarray._reconstruct': _reconstruct,
+    'numpy._core.multiarray.scalar': _scalar,
+    # The names that NumPy 1 writes.
+    'numpy.core.multiarray._reconstruct': _reconstruct,
+    'numpy.core.multiarray.scalar': _scalar,
+}

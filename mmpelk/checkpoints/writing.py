@@ -11,12 +11,23 @@ from typing import Any
 
 import torch
 
+from mmpelk.utils.errors import InputError
+
 UNFINISHED = '.unfinished'
 
 
 def write_atomically(content: bytes, path: str | Path) -> None:
-    """Write a file that appears only once it is complete. Until then, a previous file with its name remains."""
-    path = Path(path)
+    """Write a file that appears only once it is complete. Until then, a previous file with its name remains.
+
+    If ``path`` is a symbolic link, the file that it points to is written.
+
+    Raises:
+        InputError: If ``path`` exists and is not a regular file, such as a folder or ``/dev/null``.
+    """
+    target = Path(os.path.realpath(path))
+    if target.is_symlink() or (target.exists() and not target.is_file()):
+        raise InputError(f'cannot write {path}: it is not a regular file; choose another path')
+    path = target
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, unfinished = tempfile.mkstemp(prefix=f'.{path.name}-', suffix=UNFINISHED, dir=path.parent)
     try:

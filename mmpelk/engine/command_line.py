@@ -9,12 +9,17 @@ from mmengine.config import DictAction
 
 from mmpelk.checkpoints import install_safe_io
 from mmpelk.utils.errors import one_line_errors
+from mmpelk.utils.pillow import forbid_ghostscript
 from mmpelk.utils.torchvision_compat import declare_missing_operators
 
 
 def run_tool(main: Callable[[], None]) -> None:
-    """Run the main function of a tool that uses OpenMMLab. Checkpoints are read safely, and invalid input ends in one line."""
+    """Run the main function of a tool that uses OpenMMLab.
+
+    Checkpoints are read safely, images are decoded without Ghostscript, and invalid input ends in one line.
+    """
     with one_line_errors():
+        forbid_ghostscript()
         install_safe_io()
         declare_missing_operators()
         main()

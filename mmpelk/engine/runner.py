@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import cv2
+import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.dist import all_reduce_params
 from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.model import revert_sync_batchnorm
+from mmengine.optim import OptimWrapperDict
 from mmengine.registry import HOOKS, RUNNERS
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader
@@ -18,14 +20,16 @@ from torch import distributed as dist
 from torch import nn
 
 from mmpelk.checkpoints import model_weights
-from mmpelk.utils.errors import InputError, build_errors, first_line
+from mmpelk.checkpoints.resuming import check_optimizer
+from mmpelk.utils.errors import TRACEBACK, InputError, build_errors, first_line
+from mmpelk.utils.pillow import FORMATS, forbid_ghostscript
 
 from .config import has_gpu
 from .preflight import unwrap
 
 
 class NamingPipeline(Compose):
-    """A data pipeline that names the file when it cannot be read.
+    """A data pipeline that names the file when it cannot be read, and never decodes EPS images with Ghostscript.
 
     Args:
         pipeline: The pipeline whose transforms are run.
@@ -35,6 +39,7 @@ class NamingPipeline(Compose):
         self.transforms = pipeline.transforms
 
     def __call__(self, data: dict) -> dict | None:
+        forbid_ghostscript()  # in each worker too, because a spawned process does not inherit it
         paths = [data[key] for key in ('img_path', 'seg_map_path') if data.get(key)]
         try:
             return super().__call__(data)
@@ -46,7 +51,7 @@ class NamingPipeline(Compose):
 def _is_readable(path: str) -> bool:
     """Return whether Pillow can decode an image file."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             image.load()
     except (OSError, SyntaxError):
         return False
@@ -69,7 +74,28 @@ class AverageStatisticsHook(Hook):
 
 
 class NamingRunner(Runner):
-    """mmengine's Runner with data sets that name a file that cannot be read, and without SyncBN on CPUs."""
+    """mmengine's Runner with data sets that name a file that cannot be read, and without SyncBN on CPUs.
+
+    A checkpoint that training cannot be resumed from ends in an InputError.
+    """
+
+    def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
+        """Resume from a checkpoint.
+
+        Raises:
+            InputError: If the state of the training run in it is incomplete, or does not fit this run.
+        """
+        try:
+            super().resume(filename, *args, **kwargs)
+            wrappers = self.optim_wrapper
+            for wrapper in wrappers.values() if isinstance(wrappers, OptimWrapperDict) else [wrappers]:
+                check_optimizer(wrapper.optimizer, filename)
+        except (InputError, torch.cuda.OutOfMemoryError):
+            raise
+        except (AssertionError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
+            raise InputError(
+                f'checkpoint {filename} cannot be resumed from: {_reason(error)} ({TRACEBACK}=1 shows where)'
+            ) from error
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """Wrap the model for distributed training. mmengine reverts SyncBN on one process; this does it on several CPU processes."""
@@ -86,6 +112,11 @@ class NamingRunner(Runner):
             if isinstance(getattr(dataset, 'pipeline', None), Compose):
                 dataset.pipeline = NamingPipeline(dataset.pipeline)
         return loader
+
+
+def _reason(error: Exception) -> str:
+    """Return the message of an error, or what is missing if it is a key."""
+    return f'it has no {error.args[0]!r}' if isinstance(error, KeyError) and error.args else first_line(error)
 
 
 def build_runner(cfg: Config) -> Runner:

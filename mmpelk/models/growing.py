@@ -16,6 +16,8 @@ from mmpelk.ops import PeripheralConv2d, SharingGrid, resize_weight
 from mmpelk.ops.backends import check_backend_name
 from mmpelk.ops.resizing import resizing_error
 
+from .state_dict import stored_grid
+
 
 class GrownConv2d(PeripheralConv2d):
     """A depthwise convolution whose kernel was enlarged. It computes the same as before until its new weights are trained.
@@ -65,7 +67,7 @@ class GrownConv2d(PeripheralConv2d):
         if half is None and (weight.shape[-2] != size or size % 2 == 0):
             return None
         try:
-            old = SharingGrid.dense(size) if half is None else SharingGrid.from_half(half.tolist())
+            old = SharingGrid.dense(size) if half is None else stored_grid(half, half_name)
             if old == self.grid:
                 return None
             weights[name] = resize_weight(weight, old, self.grid)

@@ -13,6 +13,32 @@ from mmpelk.utils.errors import InputError
 
 HALF_GRID = re.compile(r'(?P<stage>.*stages\.(?P<index>\d+)\.)\d+\.token_mixer\.large\.half_grid$')
 
+# Resizing a kernel needs memory in proportion to its size. The largest kernel of the paper is 101.
+MAX_KERNEL_SIZE = 2**12 - 1
+
+
+def stored_grid(half: Tensor, name: str) -> SharingGrid:
+    """Return the sharing grid that a state dict stores with a kernel.
+
+    Args:
+        half: The half grid, of shape (number of cells,).
+        name: Its name in the state dict, for the message.
+
+    Raises:
+        InputError: If it is not a list of integers, is not a grid, or has a kernel size above ``MAX_KERNEL_SIZE``.
+    """
+    if half.ndim != 1 or half.is_floating_point() or half.is_complex():
+        raise InputError(
+            f'{name} is {half.dtype} {tuple(half.shape)}; expected a list of integers, the cell sizes from the outside in'
+        )
+    try:
+        grid = SharingGrid.from_half(half.tolist())
+    except ValueError as error:
+        raise InputError(f'{name}: {error}') from error
+    if grid.kernel_size > MAX_KERNEL_SIZE:
+        raise InputError(f'{name} describes a kernel of size {grid.kernel_size}; the maximum is {MAX_KERNEL_SIZE}')
+    return grid
+
 
 def resize_stages(
     weights: dict[str, Tensor], new_grid: Callable[[int, SharingGrid], SharingGrid], mode: str, prefix: str = ''
@@ -37,7 +63,7 @@ def resize_stages(
         name = half_name.removesuffix('half_grid') + 'weight'
         if match is None or name not in weights:
             continue
-        old = SharingGrid.from_half(weights[half_name].tolist())
+        old = stored_grid(weights[half_name], half_name)
         try:
             new = new_grid(int(match['index']), old)
             if new != old:

@@ -302,3 +302,9 @@ def test_names():
     nested = dict(model=dict(a=torch.zeros(1)), model_ema=dict(a=torch.ones(1)))
     assert source_weights(nested)['a'] == 0 and source_weights(nested, ema=True)['a'] == 1
     assert set(source_weights(dict(a=torch.zeros(1), step=3))) == {'a'}
+
+
+@pytest.mark.parametrize('weights', [[1], None, {1: torch.zeros(1)}])
+def test_weights_that_are_not_a_dict_with_names(weights):
+    with pytest.raises(InputError, match=f"has a {type(weights).__name__} as 'model'; expected a dict of weights"):
+        source_weights(dict(model=weights))

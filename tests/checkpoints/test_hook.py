@@ -1,51 +1,11 @@
 from pathlib import Path
 
 import pytest
-import torch
-from mmengine.evaluator import BaseMetric
 from mmengine.fileio import LocalBackend
-from mmengine.model import BaseModel
 from mmengine.runner import Runner, find_latest_checkpoint
+from tiny_runner import runner
 
-from mmpelk.checkpoints import AtomicCheckpointHook
-
-
-class Tiny(BaseModel):
-    def __init__(self):
-        super().__init__()
-        self.linear = torch.nn.Linear(1, 1)
-
-    def forward(self, x, mode):
-        return dict(loss=self.linear(torch.stack(list(x))).sum()) if mode == 'loss' else list(x)
-
-
-class Scores(BaseMetric):
-    """Return given scores, one per evaluation."""
-
-    def __init__(self, scores):
-        super().__init__()
-        self.scores = iter(scores)
-
-    def process(self, data_batch, data_samples):
-        self.results.append(0)
-
-    def compute_metrics(self, results):
-        return dict(score=next(self.scores))
-
-
-def runner(work_dir, epochs=3, scores=(), **options):
-    loader = dict(batch_size=1, num_workers=0, dataset=[(torch.zeros(1),)], sampler=dict(type='DefaultSampler', shuffle=False))
-    validation = dict(val_dataloader=loader, val_cfg=dict(), val_evaluator=[Scores(scores)]) if scores else {}
-    return Runner(
-        model=Tiny(),
-        work_dir=str(work_dir),
-        train_dataloader=loader,
-        train_cfg=dict(by_epoch=True, max_epochs=epochs),
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
-        default_hooks=dict(checkpoint=dict(type='AtomicCheckpointHook', interval=1, **options)),
-        experiment_name=str(work_dir),
-        **validation,
-    )
+from mmpelk.checkpoints import AtomicCheckpointHook, read_checkpoint
 
 
 @pytest.fixture
@@ -103,7 +63,7 @@ def test_the_previous_best_checkpoint_is_removed_last(tmp_path, removals):
     for score in (0.4, 0.5):
         hook.after_val_epoch(run, dict(score=score))
     assert [name for name in checkpoints(tmp_path) if name.startswith('best')] == ['best_score_epoch_3.pth']
-    assert torch.load(tmp_path / 'best_score_epoch_3.pth', weights_only=True)['message_hub']['runtime_info']['best_score'] == 0.5
+    assert read_checkpoint(tmp_path / 'best_score_epoch_3.pth')['message_hub']['runtime_info']['best_score'] == 0.5
 
 
 def test_unfinished_files_of_a_killed_run_are_removed(tmp_path):

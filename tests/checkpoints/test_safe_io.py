@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -29,7 +30,8 @@ class Server(http.server.ThreadingHTTPServer):
     """Serve a folder and record the requests."""
 
     def __init__(self, folder):
-        self.requests = requests = []
+        self.requests, self.cut_short, server = [], False, self
+        requests = self.requests
 
         class Handler(http.server.SimpleHTTPRequestHandler):
             def __init__(self, *args):
@@ -37,6 +39,13 @@ class Server(http.server.ThreadingHTTPServer):
 
             def do_GET(self):
                 requests.append(self.path)
+                if server.cut_short:
+                    content = Path(folder, self.path[1:]).read_bytes()
+                    self.send_response(200)
+                    self.send_header('Content-Length', str(len(content)))
+                    self.end_headers()
+                    self.wfile.write(content[: len(content) // 2])
+                    return
                 time.sleep(0.5)  # gives other processes time to start a second download
                 super().do_GET()
 
@@ -157,3 +166,28 @@ def test_files_of_the_same_name_at_two_addresses_are_both_downloaded(safe_io, se
         torch.save(dict(weight=torch.full((1,), number)), tmp_path / folder / 'model.pth')
     loaded = [CheckpointLoader.load_checkpoint(f'{server.address}/{folder}/model.pth') for folder in ('one', 'two')]
     assert [int(weights['weight']) for weights in loaded] == [0, 1]
+
+
+def test_a_download_that_is_cut_short_is_not_kept(safe_io, server, tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'cache'))
+    torch.save(dict(weight=torch.arange(1000)), tmp_path / 'model.pth')
+    size, server.cut_short = (tmp_path / 'model.pth').stat().st_size, True
+    with pytest.raises(InputError, match=f'/model.pth cannot be downloaded: {size // 2} of {size} bytes arrived; try again'):
+        CheckpointLoader.load_checkpoint(f'{server.address}/model.pth')
+    assert [path.suffix for path in (tmp_path / 'cache').rglob('*.*')] == ['.lock']
+    server.cut_short = False
+    assert CheckpointLoader.load_checkpoint(f'{server.address}/model.pth')['weight'][-1] == 999
+
+
+def test_the_hash_of_a_cached_file_is_verified(safe_io, server, tmp_path, monkeypatch):
+    """Another address, or an interrupted download of another program, can have left a file of this name."""
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'cache'))
+    torch.save(dict(weight=torch.arange(1000)), tmp_path / 'a.pth')
+    content = (tmp_path / 'a.pth').read_bytes()
+    name = f'a-{hashlib.sha256(content).hexdigest()[:8]}.pth'
+    os.link(tmp_path / 'a.pth', tmp_path / name)
+    cached = tmp_path / 'cache/hub/checkpoints' / name
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(content[:1000])
+    assert CheckpointLoader.load_checkpoint(f'{server.address}/{name}')['weight'][-1] == 999
+    assert cached.read_bytes() == content

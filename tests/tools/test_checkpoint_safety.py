@@ -4,7 +4,7 @@ import os
 
 import pytest
 import torch
-from conftest import CONFIGS, train_until_killed
+from conftest import CONFIGS, save_untrained, train_until_killed
 from mmengine.runner import find_latest_checkpoint
 
 from mmpelk.checkpoints import read_checkpoint
@@ -63,6 +63,12 @@ def test_code_in_a_checkpoint_is_refused_and_does_not_run(home, tmp_path, fail_t
     message = fail_tool(tool, *[argument.format(path=path, folder=tmp_path) for argument in arguments], cwd=home)
     assert f'checkpoint {path} cannot be loaded safely: ' in message and 'mkdir' in message
     assert not (tmp_path / 'made').exists() and not (home / 'out.pth').exists()
+
+
+def test_resuming_from_weights_alone_ends_in_one_line(home, tmp_path, fail_tool):
+    save_untrained(home / 'small.py', tmp_path / 'weights.pth')
+    message = fail_tool('train.py', 'small.py', '--resume', tmp_path / 'weights.pth', '--work-dir', tmp_path / 'run', cwd=home)
+    assert "weights.pth has no meta['epoch'], meta['iter'], message_hub, so training cannot be resumed from it" in message
 
 
 @pytest.mark.parametrize('count', [3, 4], ids=['during the checkpoint', 'before last_checkpoint'])

@@ -46,3 +46,26 @@ def test_a_kernel_without_its_grid(checkpoint, fail_tool, tmp_path):
     message = fail_tool('resize_checkpoint.py', 'old.pth', 'new.pth', *KERNELS, cwd=tmp_path)
     assert f'has no {KERNEL}.half_grid, which defines the grid of {KERNEL}.weight' in message
     assert not (tmp_path / 'new.pth').exists()
+
+
+@pytest.mark.parametrize(
+    'half',
+    [
+        torch.tensor(3),
+        torch.tensor([[2, 2, 1, 1, 1]]),
+        torch.tensor([2.0, 2, 1, 1, 1]),
+        torch.tensor([], dtype=torch.long),
+        torch.tensor([2, -2, 1, 1, 1]),
+        torch.tensor([2, 2, 1, 1, 2]),
+        torch.tensor([True] * 5),
+        torch.tensor([2, 1, 1]),
+        torch.tensor([10**12, 2, 1, 1, 1]),
+    ],
+    ids=['scalar', 'matrix', 'float', 'empty', 'negative', 'even', 'bool', 'short', 'huge'],
+)
+def test_a_grid_that_is_none(checkpoint, fail_tool, tmp_path, half):
+    checkpoint['state_dict'][f'{KERNEL}.half_grid'] = half
+    torch.save(checkpoint, tmp_path / 'old.pth')
+    message = fail_tool('resize_checkpoint.py', 'old.pth', 'new.pth', *KERNELS, cwd=tmp_path)
+    assert message.startswith(f'error: checkpoint old.pth: {KERNEL}.')
+    assert not (tmp_path / 'new.pth').exists()

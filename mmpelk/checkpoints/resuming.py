@@ -1,0 +1,75 @@
+"""Check that training can be resumed from a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch.optim import Optimizer
+
+from mmpelk.utils.errors import InputError
+
+# What optimizers store with the shape of the weight.
+MOMENTS = ('exp_avg', 'exp_avg_sq', 'momentum_buffer')
+
+
+def check_resumable(checkpoint: Mapping[str, Any], path: str | Path) -> None:
+    """Check that a checkpoint has the state of a training run.
+
+    Args:
+        checkpoint: The checkpoint, read from ``path``.
+        path: The file, for the message.
+
+    Raises:
+        InputError: If it contains weights only, as after converting, resizing, folding, or publishing them, or an entry of the state
+            has another type than mmengine saves.
+    """
+    meta, hub = checkpoint.get('meta', {}), checkpoint.get('message_hub')
+    missing = [f"meta['{key}']" for key in ('epoch', 'iter') if key not in meta] + ['message_hub'] * (hub is None)
+    if missing:
+        raise InputError(
+            f'checkpoint {path} has no {", ".join(missing)}, so training cannot be resumed from it; '
+            'start from its weights with --cfg-options load_from=CHECKPOINT'
+        )
+    for key in ('epoch', 'iter'):
+        _check(type(meta[key]) is int and meta[key] >= 0, path, f"meta['{key}']", meta[key], 'an integer of at least 0')
+    seed = meta.get('seed')
+    _check(seed is None or type(seed) is int and 0 <= seed < 2**32, path, "meta['seed']", seed, 'an integer from 0 to 2**32 - 1')
+    _check(isinstance(hub, dict), path, 'message_hub', hub, 'a dict')
+    for key in ('log_scalars', 'runtime_info', 'resumed_keys'):
+        _check(isinstance(hub.get(key), dict), path, f"message_hub['{key}']", hub.get(key), 'a dict')
+    for key, value in hub['runtime_info'].items():
+        if str(key).startswith('best_score'):
+            _check(_is_number(value), path, f"message_hub['runtime_info']['{key}']", value, 'a number')
+
+
+def check_optimizer(optimizer: Optimizer, path: str | Path) -> None:
+    """Check the state that an optimizer has loaded from a checkpoint.
+
+    Raises:
+        InputError: If a moment has another shape than its weight, or an option such as the learning rate is not a number.
+    """
+    for index, group in enumerate(optimizer.param_groups):
+        for key, default in optimizer.defaults.items():
+            if _is_number(default):
+                _check(_is_number(group.get(key)), path, f"the optimizer's {key} in group {index}", group.get(key), 'a number')
+        for weight in group['params']:
+            state = optimizer.state.get(weight, {})
+            for key in MOMENTS:
+                shape = getattr(state.get(key), 'shape', None)
+                if state.get(key) is not None and shape != weight.shape:
+                    found = type(state[key]).__name__ if shape is None else tuple(shape)
+                    _check(
+                        False, path, f"the optimizer's {key} in group {index}", found, f'a tensor of shape {tuple(weight.shape)}'
+                    )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) or getattr(value, 'ndim', None) == 0
+
+
+def _check(is_valid: bool, path: str | Path, name: str, value: object, expected: str) -> None:
+    if not is_valid:
+        found = repr(value) if len(repr(value)) <= 60 else f'a {type(value).__name__}'
+        raise InputError(f'checkpoint {path} cannot be resumed from: {name} is {found}; expected {expected}')

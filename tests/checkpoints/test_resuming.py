@@ -1,0 +1,130 @@
+"""A checkpoint to resume from runs no code, removes no files, and ends in one line if it is not one."""
+
+import pytest
+import torch
+from tiny_runner import runner
+
+from mmpelk.checkpoints import read_checkpoint
+from mmpelk.checkpoints.resuming import check_resumable
+from mmpelk.utils.errors import InputError
+
+
+@pytest.fixture
+def trained(tmp_path, safe_io):
+    """The checkpoint of a run over one epoch."""
+    runner(tmp_path, epochs=1).train()
+    return tmp_path / 'epoch_1.pth'
+
+
+def edit(path, **changes):
+    """Replace entries of a checkpoint, by keys with '__' between the levels."""
+    checkpoint = torch.load(path, weights_only=False)
+    for key, value in changes.items():
+        *folders, name = key.split('__')
+        place = checkpoint
+        for folder in folders:
+            place = place[folder]
+        place[name] = value
+    torch.save(checkpoint, path)
+
+
+def test_the_config_in_a_checkpoint_does_not_run(tmp_path, trained):
+    """mmengine's Runner.resume would execute meta.config, which mmcv wrote as Python code."""
+    edit(trained, meta__config=f"import os; os.mkdir('{tmp_path / 'made'}')")
+    resumed = runner(tmp_path, epochs=2, resume=True)
+    resumed.train()
+    assert resumed.epoch == 2 and not (tmp_path / 'made').exists()
+
+
+@pytest.mark.parametrize(
+    'victim',
+    [
+        'elsewhere/best_score_epoch_1.pth',
+        'run/photos',
+        'run/best_friends',
+        'run/best_score_epoch_1.pth/..',
+        'run/../elsewhere',
+        7,
+    ],
+)
+@pytest.mark.parametrize('metrics', [1, 2])
+def test_resuming_removes_only_best_checkpoints_of_the_hook(tmp_path, safe_io, victim, metrics):
+    """The path of the best checkpoint is read from the file, and the next best checkpoint replaces it."""
+    options = dict(save_best=['score', 'other'][:metrics], rule='greater')
+    run = tmp_path / 'run'
+    runner(run, epochs=1, scores=[0.1], **options).train()
+    for folder in ('elsewhere/best_score_epoch_1.pth', 'run/photos', 'run/best_friends'):
+        (tmp_path / folder).mkdir(parents=True)
+    key = 'best_ckpt' if metrics == 1 else 'best_ckpt_score'
+    path = victim if isinstance(victim, int) else f'{tmp_path}/{victim}'
+    edit(run / 'epoch_1.pth', **{f'message_hub__runtime_info__{key}': path})
+    runner(run, epochs=2, scores=[0.2], resume=True, **options).train()
+    present = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob('*')}
+    assert {'elsewhere/best_score_epoch_1.pth', 'run/photos', 'run/best_friends', 'run/best_score_epoch_2.pth'} <= present
+
+
+def test_resuming_removes_the_previous_best_checkpoint(tmp_path, safe_io, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = dict(save_best='score', rule='greater')
+    runner('run', epochs=1, scores=[0.1], **options).train()
+    runner('run', epochs=2, scores=[0.2], resume=True, **options).train()
+    assert [path.name for path in (tmp_path / 'run').glob('best*')] == ['best_score_epoch_2.pth']
+
+
+@pytest.mark.parametrize('steps', [['/../../elsewhere/a'], 'text', 5, [1, None]])
+def test_the_numbers_of_kept_checkpoints_are_integers(tmp_path, safe_io, steps):
+    """Checkpoints of these numbers are removed."""
+    run = tmp_path / 'run'
+    runner(run, epochs=1, max_keep_ckpts=1).train()
+    for folder in ('run/epoch_', 'elsewhere/a.pth'):
+        (tmp_path / folder).mkdir(parents=True)
+    edit(run / 'epoch_1.pth', message_hub__runtime_info__keep_ckpt_ids=steps)
+    with pytest.raises(InputError, match=r'keep_ckpt_ids.*expected a list of integers'):
+        runner(run, epochs=2, max_keep_ckpts=1, resume=True).train()
+    assert (tmp_path / 'elsewhere/a.pth').exists()
+
+
+def resume(path):
+    """Do what tools/train.py does with a checkpoint to resume from."""
+    check_resumable(read_checkpoint(path), path)
+    runner(path.parent, epochs=3, scores=[0.1, 0.2], resume=True, save_best='score', rule='greater').train()
+
+
+@pytest.mark.parametrize(
+    'changes, message',
+    [
+        (
+            dict(meta=None),
+            "has no meta\\['epoch'\\], meta\\['iter'\\], so training cannot be resumed from it; start from its weights",
+        ),
+        (dict(message_hub=None), 'has no message_hub, so training cannot be resumed'),
+        (dict(meta__epoch='one'), "cannot be resumed from: meta\\['epoch'\\] is 'one'; expected an integer of at least 0"),
+        (dict(meta__iter=-1), "meta\\['iter'\\] is -1; expected an integer"),
+        (dict(meta__seed='text'), "meta\\['seed'\\] is 'text'; expected an integer"),
+        (dict(message_hub=[]), r'message_hub is \[\]; expected a dict'),
+        (dict(message_hub__log_scalars=None), "message_hub\\['log_scalars'\\] is None; expected a dict"),
+        (dict(message_hub__runtime_info__best_score='high'), "\\['best_score'\\] is 'high'; expected a number"),
+        (dict(optimizer=[1]), 'cannot be resumed from: '),
+        (dict(optimizer__param_groups=[]), 'cannot be resumed from: .*parameter groups'),
+        (dict(optimizer={}), "cannot be resumed from: it has no '(state|param_groups)'"),
+        (
+            dict(optimizer__param_groups=[dict(lr='fast', params=[0, 1])]),
+            "the optimizer's lr in group 0 is 'fast'; expected a number",
+        ),
+        (dict(optimizer__state={0: dict(momentum_buffer=torch.zeros(3))}), 'momentum_buffer in group 0 is .3,.; expected .*1, 1'),
+        (dict(param_schedulers=7), 'cannot be resumed from: '),
+    ],
+    ids=lambda value: '-'.join(value) if isinstance(value, dict) else '',
+)
+def test_a_checkpoint_that_cannot_be_resumed_from_ends_in_one_line(trained, changes, message):
+    edit(trained, **changes)
+    with pytest.raises(InputError, match=message):
+        resume(trained)
+
+
+def test_a_run_without_an_optimizer_in_its_checkpoint_resumes(trained):
+    checkpoint = torch.load(trained, weights_only=False)
+    del checkpoint['optimizer']
+    torch.save(checkpoint, trained)
+    resume(trained)
+    assert (trained.parent / 'epoch_3.pth').exists()

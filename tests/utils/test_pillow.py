@@ -1,0 +1,71 @@
+"""Pillow does not run Ghostscript, and an image may have any name."""
+
+import os
+
+import mmcv.transforms
+import numpy as np
+import pytest
+from mmengine.dataset import Compose
+from PIL import EpsImagePlugin, Image
+
+from mmpelk.apis.images import read_image
+from mmpelk.engine.command_line import run_tool
+from mmpelk.engine.runner import NamingPipeline
+from mmpelk.utils.errors import InputError
+from mmpelk.utils.pillow import FORMATS
+
+PIPELINE = [dict(type='LoadImageFromFile', imdecode_backend='pillow')]
+
+
+@pytest.fixture
+def ghostscript(tmp_path, monkeypatch):
+    """A program that takes the place of Ghostscript and leaves a file behind when it is run."""
+    program = tmp_path / 'bin/gs'
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\ntouch {tmp_path}/ran\nexit 1\n')
+    program.chmod(0o755)
+    monkeypatch.setenv('PATH', f'{program.parent}:{os.environ["PATH"]}')
+    monkeypatch.setattr(EpsImagePlugin, 'gs_binary', None)
+    monkeypatch.setattr(EpsImagePlugin, 'Ghostscript', EpsImagePlugin.Ghostscript)
+    return tmp_path / 'ran'
+
+
+@pytest.fixture
+def hostile(tmp_path):
+    """An EPS image with the name of a PNG."""
+    Image.new('RGB', (8, 8)).save(tmp_path / 'a.eps')
+    return str((tmp_path / 'a.eps').rename(tmp_path / 'a.png'))
+
+
+def test_the_program_runs_without_this_protection(ghostscript, hostile):
+    with pytest.raises(Exception), Image.open(hostile) as image:  # noqa: B017  the type depends on Pillow's version
+        image.load()
+    assert ghostscript.exists()
+
+
+def test_images_are_read_without_ghostscript(ghostscript, hostile):
+    with pytest.raises(InputError, match='cannot read image .*a.png: its content is none of BMP, .*; convert it to PNG'):
+        read_image(hostile)
+    assert not ghostscript.exists()
+
+
+def test_training_reads_images_without_ghostscript(ghostscript, hostile):
+    with pytest.raises(InputError, match='cannot read .*a.png: it is an EPS image'):
+        NamingPipeline(Compose(PIPELINE))(dict(img_path=hostile))
+    assert not ghostscript.exists()
+
+
+def test_tools_never_run_ghostscript(ghostscript, hostile, safe_io, capsys):
+    def main():
+        mmcv.imread(hostile, backend='pillow')
+
+    with pytest.raises(OSError, match='it is an EPS image'):
+        run_tool(main)
+    assert not ghostscript.exists()
+
+
+@pytest.mark.parametrize('format', FORMATS)
+def test_the_content_decides_the_format(tmp_path, format):
+    image = np.full((16, 16, 3), 200, np.uint8)
+    Image.fromarray(image).save(tmp_path / 'a.png', format=format)
+    assert np.abs(read_image(tmp_path / 'a.png').astype(int) - image).max() <= 8
