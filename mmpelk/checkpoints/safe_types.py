@@ -10,7 +10,6 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
-from mmengine.runner import checkpoint as mmengine_checkpoint
 
 # NumPy's codes of booleans, integers, and floating-point and complex numbers. Other types can contain pointers.
 PLAIN_NUMBERS = re.compile(r'b1|[iu][1248]|f[248]|c8|c16')
@@ -19,37 +18,33 @@ PLAIN_NUMBERS = re.compile(r'b1|[iu][1248]|f[248]|c8|c16')
 def allow_mmengine_types() -> None:
     """Let ``torch.load(weights_only=True)`` read the types that mmengine saves in a checkpoint, from now on.
 
-    OneDL's mmengine allows NumPy's own types during each of its loads. It is made to allow the stand-ins instead, because torch takes
-    either one if two items of its allow-list have the same name.
+    mmengine saves its message hub with each checkpoint: HistoryBuffer objects, which contain NumPy arrays. Since torch 2.6,
+    ``torch.load`` refuses these types unless they are allow-listed, so ``resume`` would fail. Importing mmpelk calls this function.
+    mmpelk's own reading is stricter: see :func:`mmengine_types`.
     """
-    _allow()
-    own = getattr(mmengine_checkpoint, 'get_torch_safe_globals', None)
-    if own is not None and own.__module__ != __name__:
-        mmengine_checkpoint.get_torch_safe_globals = lambda: [item for item in own() if _name(item) not in STAND_INS]
+    core = np._core if hasattr(np, '_core') else np.core
+    numpy_types = [np.ndarray, np.dtype, core.multiarray._reconstruct, core.multiarray.scalar]
+    numpy_types += [(function, f'numpy.core.multiarray.{function.__name__}') for function in numpy_types[2:]]
+    numpy_types += [type(np.dtype(name)) for name in ('float64', 'float32', 'int64', 'int32', 'bool')]
+    torch.serialization.add_safe_globals([HistoryBuffer, (_history_buffer_method, 'builtins.getattr'), *numpy_types])
 
 
 @contextlib.contextmanager
 def mmengine_types() -> Iterator[None]:
-    """Let ``torch.load(weights_only=True)`` read the types that mmengine saves in a checkpoint, until the context ends.
+    """Let ``torch.load(weights_only=True)`` read mmengine's types through stand-ins until the context ends.
 
-    mmengine saves its message hub with each checkpoint: HistoryBuffer objects, which contain NumPy arrays. Since torch 2.6,
-    ``torch.load`` refuses these types unless they are allow-listed, so ``resume`` would fail. NumPy's own functions would build any
-    type of array that a file describes, including arrays of pointers that crash the process. Stand-ins with the same names take their
-    place. They build only arrays of plain numbers.
+    NumPy's own functions would build any type of array that a file describes, including arrays of pointers that crash the process.
+    Stand-ins with the same names take their place. They build only arrays of plain numbers.
     """
     before = torch.serialization.get_safe_globals()
-    _allow()
+    others = [item for item in before if _name(item) not in STAND_INS]
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals([*others, *((stand_in, name) for name, stand_in in STAND_INS.items())])
     try:
         yield
     finally:
         torch.serialization.clear_safe_globals()
         torch.serialization.add_safe_globals(before)
-
-
-def _allow() -> None:
-    others = [item for item in torch.serialization.get_safe_globals() if _name(item) not in STAND_INS]
-    torch.serialization.clear_safe_globals()
-    torch.serialization.add_safe_globals([*others, *((stand_in, name) for name, stand_in in STAND_INS.items())])
 
 
 def _name(item: object) -> str:
@@ -128,7 +123,7 @@ class _History(HistoryBuffer):
 
 def _history_buffer_method(owner: object, name: str) -> object:
     """Replace ``getattr`` in a pickle, which stores HistoryBuffer's statistics as ``getattr(HistoryBuffer, 'mean')``."""
-    if owner is not _History or not isinstance(name, str) or name.startswith('_'):
+    if owner not in (HistoryBuffer, _History) or not isinstance(name, str) or name.startswith('_'):
         raise _refused(f'getattr({owner!r}, {name!r})')
     return getattr(HistoryBuffer, name)
 
