@@ -3,8 +3,8 @@
 #
 #   tools/setup_env.sh VENV STACK [--compiled-ops] [EXTRA ...]
 #
-# STACK is onedl (the maintained forks) or openmmlab (the originals). mmdet needs mmcv's compiled operators; mmseg and mmpretrain do
-# not. An EXTRA is one of setup.py's: demo, export, app, docs, or dev. What an earlier call installed stays, and a call that asks
+# STACK is onedl (the maintained forks) or openmmlab (the originals). mmdet needs mmcv's compiled operators, and so does the original
+# mmseg, so they are always compiled for openmmlab. An EXTRA is one of setup.py's: demo, export, app, docs, or dev. What an earlier call installed stays, and a call that asks
 # for nothing new does nothing.
 #
 # Built mmcv wheels are kept in $MMPELK_CACHE (default: ~/.cache/mmpelk), one folder for each torch, Python, and mmcv version.
@@ -20,7 +20,7 @@ TORCHVISION=${TORCHVISION:-0.28.0}
 PYTHON=${PYTHON:-python3}
 case $STACK in
     onedl) MMCV=onedl-mmcv==2.3.6 ;;
-    openmmlab) MMCV=mmcv==2.1.0 ;;
+    openmmlab) MMCV=mmcv==2.1.0 && set -- --compiled-ops "$@" ;;
     *) echo "error: STACK is '$STACK'; expected onedl or openmmlab" >&2; exit 1 ;;
 esac
 for part in "$@"; do

@@ -14,6 +14,7 @@ from mmpelk.engine.runner import NamingPipeline
 from mmpelk.utils.errors import InputError
 from mmpelk.utils.pillow import FORMATS
 
+GHOSTSCRIPT = EpsImagePlugin.Ghostscript  # tests that run the tools in this process replace it
 PIPELINE = [dict(type='LoadImageFromFile', imdecode_backend='pillow')]
 
 
@@ -26,7 +27,7 @@ def ghostscript(tmp_path, monkeypatch):
     program.chmod(0o755)
     monkeypatch.setenv('PATH', f'{program.parent}:{os.environ["PATH"]}')
     monkeypatch.setattr(EpsImagePlugin, 'gs_binary', None)
-    monkeypatch.setattr(EpsImagePlugin, 'Ghostscript', EpsImagePlugin.Ghostscript)
+    monkeypatch.setattr(EpsImagePlugin, 'Ghostscript', GHOSTSCRIPT)
     return tmp_path / 'ran'
 
 
