@@ -142,7 +142,10 @@ def _convert_foreign(init: dict, backbone: nn.Module, work_dir: Path) -> None:
         InputError: If names are unknown, or the backbone needs more than the checkpoint has.
     """
     checkpoint = CheckpointLoader.load_checkpoint(str(init['checkpoint']), 'cpu')
-    if not set(depthwise_kernels(backbone)).isdisjoint(model_weights(checkpoint, _prefix(init))):
+    own = model_weights(checkpoint, _prefix(init))
+    if not set(depthwise_kernels(backbone)).isdisjoint(own):
+        return
+    if not own and _prefix(init) not in ('', 'backbone.'):  # the wrong part of a checkpoint is not a foreign checkpoint
         return
     conversion = convert(source_weights(checkpoint), backbone)
     conversion.check(init['checkpoint'], allow_missing=[OUTPUT_NORMS], allow_unused=[OUTPUT_NORMS])
