@@ -39,10 +39,15 @@ COCO_ID_GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 
 @pytest.fixture(autouse=True)
 def isolated():
-    """Start each test with the same seed and without the default scope that another test's runner has set."""
+    """Start each test with the same seed, and as ``import mmpelk`` leaves mmengine and torch.
+
+    A runner sets the default scope, and OneDL's mmengine removes the types that mmpelk allows in checkpoints after its own loads.
+    """
     torch.manual_seed(0)
     if registry := sys.modules.get('mmengine.registry'):
         registry.DefaultScope._instance_dict.clear()
+        if checkpoints := sys.modules.get('mmpelk.checkpoints'):
+            checkpoints.allow_mmengine_types()
 
 
 @pytest.fixture(scope='session')
