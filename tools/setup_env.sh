@@ -4,8 +4,8 @@
 #   tools/setup_env.sh VENV STACK [--compiled-ops] [EXTRA ...]
 #
 # STACK is onedl (the maintained forks) or openmmlab (the originals). mmdet needs mmcv's compiled operators, and so does the original
-# mmseg, so they are always compiled for openmmlab. An EXTRA is one of setup.py's: demo, export, app, docs, or dev. What an earlier call installed stays, and a call that asks
-# for nothing new does nothing.
+# mmseg, so they are always compiled for openmmlab. An EXTRA is one of setup.py's: demo, export, app, docs, or dev. What an earlier
+# call installed stays, and a call that asks for nothing new does nothing.
 #
 # Built mmcv wheels are kept in $MMPELK_CACHE (default: ~/.cache/mmpelk), one folder for each torch, Python, and mmcv version.
 # TORCH and TORCHVISION select other versions than the tested ones, and PYTHON another interpreter.

@@ -101,7 +101,6 @@ class TokenMixer(nn.Module):
     ) -> None:
         super().__init__()
         self.conv_channels = int(conv_ratio * channels)
-        self.passed_channels = channels - self.conv_channels
         self.pos_embed_mode = pos_embed_mode
         self.pos_embed: PosEmbed | None = None
         self._merged: tuple[list[Tensor], tuple[Tensor, Tensor]] | None = None
@@ -140,12 +139,12 @@ class TokenMixer(nn.Module):
     def _merge_or_reuse(self, pos_embed: Tensor | None) -> tuple[Tensor, Tensor]:
         """Merge the branches, norms, and h into one weight and one bias. In plain inference, reuse them until a value changes."""
         if not is_plain_inference(self.large.weight.device):
-            return self._merge([_fold_norm(self.large, self.large_norm)], pos_embed)
+            return self._merge_on_grid(pos_embed)
         sources = [*self.parameters(), *self.buffers(), *([] if pos_embed is None else [pos_embed])]
         # Values are compared, because changes through ``.data`` leave no other trace.
         if self._merged is None or not _all_equal(sources, self._merged[0]):
             copies = [source.detach().clone() for source in sources]
-            self._merged = copies, self._merge([_fold_norm(self.large, self.large_norm)], pos_embed)
+            self._merged = copies, self._merge_on_grid(pos_embed)
         return self._merged[1]
 
     def __getstate__(self) -> dict:
@@ -157,6 +156,10 @@ class TokenMixer(nn.Module):
         if isinstance(self.large, PeripheralConv2d):
             return peripheral_conv2d(x, weight, self.large.grid, bias=bias, backend=self.large.backend, partial=True)
         return depthwise_conv2d(x, weight, bias, self.large.backend, partial=True)
+
+    def _merge_on_grid(self, pos_embed: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Merge the branches, norms, and h into one weight on the grid and one bias."""
+        return self._merge([_fold_norm(self.large, self.large_norm)], pos_embed)
 
     def _merge(self, folded: list[tuple[Tensor, Tensor]], pos_embed: Tensor | None) -> tuple[Tensor, Tensor]:
         """Merge the folded parts of the large kernel, the small branch, and h into one weight and one bias."""
@@ -221,7 +224,7 @@ class TokenMixer(nn.Module):
 
     def _fold_each(self, pos_embed: Tensor | None) -> None:
         if self._grid_holds_small():
-            _set(self.large, *self._merge([_fold_norm(self.large, self.large_norm)], pos_embed))
+            _set(self.large, *self._merge_on_grid(pos_embed))
             self.small = self.small_norm = None
         elif isinstance(self.large, StripeConv):
             for conv, norm in self.large.branches():
