@@ -13,7 +13,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('root', nargs='?', default='data/keyed_rows', help='folder to make; default: %(default)s')
     parser.add_argument('--num-training', type=int, default=800, help='number of training scenes; default: %(default)s')
-    parser.add_argument('--num-validation', type=int, default=100, help='number of validation scenes; default: %(default)s')
+    parser.add_argument('--num-validation', type=int, default=64, help='number of validation scenes; default: %(default)s')
     parser.add_argument('--size', type=int, default=128, help='height and width of the scenes; default: %(default)s')
     parser.add_argument('--rows', type=int, default=6, help='number of rows of a scene; default: %(default)s')
     parser.add_argument('--jitter', type=int, default=2, help='pixels by which glyphs leave their row; default: %(default)s')

@@ -2,7 +2,7 @@
 # from the kernels of the backbone. `make demo-reach` trains it beside pelk_7_keyed_rows.py.
 _base_ = ['../_base_/datasets/keyed_rows.py', '../_base_/mmseg_runtime.py']
 custom_imports = dict(imports=['mmpelk', 'mmpelk.datasets.keyed_rows_dataset'])
-channels = [40, 64, 96, 128]
+channels = [32, 48, 64, 96]
 model = dict(
     type='EncoderDecoder',
     data_preprocessor=dict(
@@ -36,7 +36,7 @@ model = dict(
     train_cfg=dict(),
     test_cfg=dict(mode='whole'),
 )
-max_iters = 300
+max_iters = 120
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=2e-3, betas=(0.9, 0.999), weight_decay=0.05))
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=20),

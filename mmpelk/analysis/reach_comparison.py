@@ -120,8 +120,9 @@ def run_config(run: Run, iterations: int, root: Path) -> Config:
         start = Run(run.size, variant.start, run.seed)
         cfg.load_from = str(checkpoint(start, iterations, root))
     folder = work_dir(run, iterations, root)
-    # mmengine keeps one log per name.
-    cfg.update(work_dir=str(folder), experiment_name='_'.join(folder.parts[-4:]), launcher='none', log_level='ERROR')
+    name = '_'.join(folder.parts[-4:])
+    cfg.visualizer.name = name  # mmengine keeps one log, and one visualizer, per name
+    cfg.update(work_dir=str(folder), experiment_name=name, launcher='none', log_level='ERROR')
     return cfg
 
 

@@ -32,7 +32,7 @@ annotations/{training,validation}/*.png    label maps as in ADE20K: 0 unlabeled,
 def make_keyed_rows(
     root: str | Path,
     num_training: int = 800,
-    num_validation: int = 100,
+    num_validation: int = 64,
     size: int = 128,
     rows: int = 6,
     jitter: int = 2,
@@ -46,7 +46,7 @@ def make_keyed_rows(
     Args:
         root: The folder to create.
         num_training: Number of training scenes, at least 1. Default: 800.
-        num_validation: Number of validation scenes, at least 1. Default: 100.
+        num_validation: Number of validation scenes, at least 1. Default: 64.
         size: Height and width of a scene in pixels, from 32 to 1024. The larger, the farther is the key. Default: 128.
         rows: Number of rows, at least 1. The more, the closer are the other keys. Default: 6.
         jitter: Largest distance of a glyph above or below the middle of its row in pixels, at least 0. Default: 2.
