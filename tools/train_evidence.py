@@ -33,7 +33,7 @@ def parse_args() -> argparse.Namespace:
         command.add_argument('--work-dir', type=Path, default=Path('work_dirs', folder), help='default: %(default)s')
     digits.add_argument('--epochs', type=int, default=10, help='default: %(default)s')
     rows.add_argument('--iterations', type=int, default=120, help='default: %(default)s')
-    rows.add_argument('--sizes', type=int, nargs='+', default=[128, 96, 192], help='heights of the images; default: 128 96 192')
+    rows.add_argument('--sizes', type=int, nargs='+', default=[128, 96, 64], help='heights of the images; default: 128 96 64')
     rows.add_argument('--variants', nargs='+', default=list(reach.VARIANTS), choices=list(reach.VARIANTS), help='default: all')
     rows.add_argument('--ablations', action='store_true', help='train the ablations too, on images of the first size')
     args = parser.parse_args()

@@ -143,8 +143,8 @@ def train(run: Run, iterations: int, root: Path) -> dict:
     The accuracies are 'left', 'right', and 'all', and the list 'parts' from left to right, see
     :class:`mmpelk.datasets.keyed_rows_dataset.AccuracyOverDistance`.
     """
-    start = time.process_time()
     cfg = run_config(run, iterations, root)
+    start = time.process_time()
     build_runner(cfg).train()
     seconds = time.process_time() - start
     _, validation = read_scalars(Path(cfg.work_dir))
