@@ -5,6 +5,7 @@
 #   make demo-cls        Train a sparse PeLK on digits, test it, and draw its curves and predictions.
 #   make demo-transfer   Train UperNet for a short time twice: from the backbone of demo-cls, whose zeros stay zero, and from scratch.
 #   make demo-grow       Train a 7x7 ConvNeXt with UperNet, grow its kernels, and train both for as long again, with the same start.
+#   make demo-reach      Train a model with 7x7 and one with 51x51 kernels on keyed rows, where the label of a pixel can be far away.
 #   make demo-onnx       Export the model of make demo to ONNX, and draw predictions with onnxruntime alone.
 #   make test-transformers  Run the tests that need transformers, which OneDL's mmpretrain cannot be installed with.
 #   make test            Install everything, with mmcv's compiled operators, check the style, and run all tests.
@@ -28,6 +29,7 @@ TRANSFER := work_dirs/demo-transfer-$(STACK)
 GROW := work_dirs/demo-grow-$(STACK)
 GROW_PLAIN := configs/demo/upernet_convnext_atto_digits.py
 GROW_GROWN := configs/demo/upernet_convnext_atto_grown_digits.py
+REACH := work_dirs/demo-reach-$(STACK)
 SHORT := --cfg-options train_cfg.max_iters=200 train_cfg.val_interval=200 param_scheduler.1.end=200
 SCENES := data/digit_scenes/images/validation/validation_000*.jpg
 # Matplotlib draws without a screen.
@@ -37,7 +39,7 @@ SETUP := bash tools/setup_env.sh $(VENV) $(STACK)
 
 # Two targets must not install into one environment at the same time.
 .NOTPARALLEL:
-.PHONY: demo demo-det demo-cls demo-grow demo-onnx demo-transfer docs test test-transformers sanitize lint clean-demo
+.PHONY: demo demo-det demo-cls demo-grow demo-onnx demo-reach demo-transfer docs test test-transformers sanitize lint clean-demo
 .PHONY: env env-det env-onnx env-docs env-lint env-test
 
 demo: env $(SEG)/trained
@@ -68,6 +70,11 @@ demo-grow: env data/digits data/digit_scenes
 	$(PY) tools/receptive_field.py $(GROW_PLAIN) $$(cat $(GROW)/7x7/last_checkpoint) --size 512 --out $(GROW)/7x7.png
 	$(PY) tools/receptive_field.py $(GROW_GROWN) $$(cat $(GROW)/grown/last_checkpoint) --size 512 --out $(GROW)/grown.png
 	@echo "done: receptive fields in $(GROW)/7x7.png and $(GROW)/grown.png; the logs in $(GROW)/*/ have the mIoU"
+
+demo-reach: env
+	$(PY) tools/train_evidence.py reach --sizes 128 --iterations 200 --seeds 1 --work-dir $(REACH) \
+		--variants 'ConvNeXt-like 7' 'peripheral 51'
+	@echo "done: predictions, accuracies, and receptive fields in $(REACH)/*.png"
 
 # Test a model and draw its curves and predictions: $(1) is the config, $(2) the work dir, and $(3) the images.
 define test_and_draw
@@ -135,4 +142,4 @@ env-test:
 	@$(SETUP) --compiled-ops demo export app docs dev
 
 clean-demo:
-	rm -rf $(SEG) $(DET) $(CLS) $(TRANSFER) $(GROW) data/digit_scenes data/digits
+	rm -rf $(SEG) $(DET) $(CLS) $(TRANSFER) $(GROW) $(REACH) data/digit_scenes data/digits
