@@ -6,6 +6,7 @@
 #   make demo-transfer   Train UperNet for a short time twice: from the backbone of demo-cls, whose zeros stay zero, and from scratch.
 #   make demo-grow       Train a 7x7 ConvNeXt with UperNet, grow its kernels, and train both for as long again, with the same start.
 #   make demo-onnx       Export the model of make demo to ONNX, and draw predictions with onnxruntime alone.
+#   make test-torch      Run the tests that depend on torch: operator, models, checkpoints, sparsity, configs, and a training and test.
 #   make test-transformers  Run the tests that need transformers, which OneDL's mmpretrain cannot be installed with.
 #   make test            Install everything, with mmcv's compiled operators, check the style, and run all tests.
 #   make sanitize        Run the native library's cases under AddressSanitizer, UndefinedBehaviorSanitizer, and ThreadSanitizer.
@@ -14,9 +15,11 @@
 #   make env             Install what make demo needs, and stop there.
 #   make clean-demo      Remove the demos' data and results.
 #
-# STACK=openmmlab uses the original OpenMMLab packages instead of the maintained OneDL forks. VENV=... selects another environment.
+# STACK=openmmlab uses the original OpenMMLab packages instead of the maintained OneDL forks. TORCH=... selects another version in
+# requirements/, which gets an environment of its own. VENV=... selects another environment.
 STACK ?= onedl
-VENV ?= .venv-$(STACK)
+TORCH ?= 2.13.0
+VENV ?= .venv-$(STACK)$(if $(filter-out 2.13.0,$(TORCH)),-torch-$(TORCH))
 PY := $(VENV)/bin/python
 SEG := work_dirs/demo-$(STACK)
 DET := work_dirs/demo-det-$(STACK)
@@ -33,12 +36,12 @@ SCENES := data/digit_scenes/images/validation/validation_000*.jpg
 # Matplotlib draws without a screen.
 export MPLBACKEND := Agg
 
-SETUP := bash tools/setup_env.sh $(VENV) $(STACK)
+SETUP := TORCH=$(TORCH) bash tools/setup_env.sh $(VENV) $(STACK)
 
 # Two targets must not install into one environment at the same time.
 .NOTPARALLEL:
-.PHONY: demo demo-det demo-cls demo-grow demo-onnx demo-transfer docs test test-transformers sanitize lint clean-demo
-.PHONY: env env-det env-onnx env-docs env-lint env-test
+.PHONY: demo demo-det demo-cls demo-grow demo-onnx demo-transfer docs test test-torch test-transformers sanitize lint clean-demo
+.PHONY: env env-det env-onnx env-docs env-lint env-test env-torch
 
 demo: env $(SEG)/trained
 	$(call test_and_draw,$(SEG_CONFIG),$(SEG),$(SCENES))
@@ -100,6 +103,11 @@ data/digit_scenes: | env
 test: env-test lint
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
 
+test-torch: env-torch
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile tests/ops tests/models tests/checkpoints tests/sparsity tests/test_configs.py \
+		tests/test_import.py $(patsubst %,tests/tools/test_segmentation.py::%,test_train_test_and_draw \
+		test_resuming_restores_optimizer_and_schedule)
+
 # transformers goes into a folder of its own, which only this target puts on the path.
 test-transformers: env-test
 	$(PY) -m pip list --format=freeze --disable-pip-version-check >$(VENV)/installed.txt
@@ -132,7 +140,10 @@ env-lint:
 	@$(SETUP) dev
 
 env-test:
-	@$(SETUP) --compiled-ops demo export app docs dev
+	@$(SETUP) --compiled-ops demo export app docs dev triton
+
+env-torch:
+	@$(SETUP) demo dev
 
 clean-demo:
 	rm -rf $(SEG) $(DET) $(CLS) $(TRANSFER) $(GROW) data/digit_scenes data/digits

@@ -10,7 +10,7 @@ HERE = Path(__file__).parent
 VERSION = next(line.split("'")[1] for line in (HERE / 'mmpelk/__init__.py').read_text().splitlines() if '__version__' in line)
 
 # Choose one of the two OpenMMLab distributions. Both install the same modules, so never install both. The lower bounds are tested.
-COMMON = ['safetensors>=0.4', 'torchvision>=0.19']  # mmpretrain imports torchvision
+COMMON = ['safetensors>=0.4', 'torchvision>=0.16']  # mmpretrain imports torchvision
 ONEDL = [
     *COMMON,
     'onedl-mmengine>=0.10.12,<0.11',
@@ -44,9 +44,9 @@ DEV = [  # make test, make lint
     'pytest-xdist>=3.5',
     'ruff>=0.9,<1',
     'timm>=1.0.20',  # DINOv3's ConvNeXts
-    # CUDA builds of torch install their own Triton. On CPUs the tests interpret its kernels. It has wheels for this platform only.
-    "triton>=3.7; sys_platform == 'linux' and platform_machine == 'x86_64'",
 ]
+# CUDA builds of torch install their own Triton. On CPUs the tests interpret its kernels. It has wheels for this platform only.
+TRITON = ["triton>=3.7; sys_platform == 'linux' and platform_machine == 'x86_64'"]
 
 # A plain C++ library behind a C interface, which mmpelk/ops/backends/native loads. It is optional: without it, the operator uses its
 # other backends. Instruction sets are selected at run time, so no flag depends on the machine.
@@ -112,7 +112,7 @@ setup(
     ext_modules=[NATIVE],
     cmdclass=dict(build_ext=BuildNative, build_py=BuildWithMim),
     python_requires='>=3.10',
-    install_requires=['torch>=2.4'],  # tested with 2.13.0
+    install_requires=['torch>=2.1'],
     extras_require={
         'onedl': ONEDL,
         'openmmlab': OPENMMLAB,
@@ -121,5 +121,6 @@ setup(
         'app': APP,
         'docs': DOCS,
         'dev': DEV,
+        'triton': TRITON,
     },
 )
