@@ -11,6 +11,11 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 
+try:
+    from numpy._core import multiarray
+except ImportError:  # NumPy before 1.26
+    from numpy.core import multiarray
+
 from mmpelk.utils.torch_compat import TORCH
 
 # Since this version, types are allowed by the names that they have in a pickle.
@@ -29,9 +34,14 @@ def allow_mmengine_types() -> None:
     """
     if not CAN_ALLOW_TYPES:
         return
-    core = np._core if hasattr(np, '_core') else np.core
-    numpy_types = [np.ndarray, np.dtype, core.multiarray._reconstruct, core.multiarray.scalar]
-    numpy_types += [(function, f'numpy.core.multiarray.{function.__name__}') for function in numpy_types[2:]]
+    # NumPy 1 and NumPy 2 write different names.
+    modules = 'numpy.core.multiarray', 'numpy._core.multiarray'
+    functions = multiarray._reconstruct, multiarray.scalar
+    numpy_types = [
+        np.ndarray,
+        np.dtype,
+        *((function, f'{name}.{function.__name__}') for function in functions for name in modules),
+    ]
     numpy_types += [type(np.dtype(name)) for name in ('float64', 'float32', 'int64', 'int32', 'bool')]
     torch.serialization.add_safe_globals([HistoryBuffer, (_history_buffer_method, 'builtins.getattr'), *numpy_types])
 

@@ -30,6 +30,14 @@ def autocast_dtype(device_type: str) -> torch.dtype | None:
     return None
 
 
+def has_bfloat16_units() -> bool:
+    """Return whether the current GPU computes in bfloat16 without emulation. torch before 2.5 knows no emulation."""
+    try:
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    except TypeError:
+        return torch.cuda.is_bf16_supported()
+
+
 def define_operator(name: str, schema: str, tags: Sequence[torch.Tag]) -> None:
     """Define the operator ``name``, such as 'mmpelk::depthwise_conv2d', with a schema such as '(Tensor x) -> Tensor'.
 

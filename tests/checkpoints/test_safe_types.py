@@ -12,8 +12,8 @@ from mmengine.logging import HistoryBuffer
 
 from mmpelk.checkpoints import reading
 from mmpelk.checkpoints.reading import load_allowed_types
+from mmpelk.checkpoints.safe_types import multiarray
 
-core = np._core if hasattr(np, '_core') else np.core
 DTYPES = ['float64', 'float32', 'float16', 'int64', 'int32', 'uint8', 'bool', 'complex64']
 
 
@@ -117,13 +117,13 @@ def subarray(element):
 
 
 POINTER = Rebuild(np.dtype, ('O', False, True))
-REBUILD = core.multiarray._reconstruct, (np.ndarray, (0,), b'b')
+REBUILD = multiarray._reconstruct, (np.ndarray, (0,), b'b')
 
 
 @pytest.mark.parametrize(
     'value',
     [
-        Rebuild(core.multiarray.scalar, (subarray(POINTER), b'A' * 8)),
+        Rebuild(multiarray.scalar, (subarray(POINTER), b'A' * 8)),
         Rebuild(*REBUILD, (1, (1,), subarray(POINTER), False, [b'A' * 8])),
         Rebuild(*REBUILD, (1, (1,), subarray(np.dtype('f8')), False, b'A' * 8)),
         Rebuild(np.ndarray, ((1,), subarray(POINTER), b'A' * 8)),
