@@ -66,7 +66,7 @@ def test_passes_and_kernels_are_measured_separately(recorder, other):
 
 
 def test_an_error_excludes_a_backend(recorder):
-    recorder.times.update(b=torch.OutOfMemoryError('no memory'))
+    recorder.times.update(b=torch.cuda.OutOfMemoryError('no memory'))
     assert fastest(recorder, 2, 3, 9, 9) is recorder.c
 
 

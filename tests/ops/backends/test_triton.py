@@ -14,7 +14,7 @@ from reference import correlate
 from mmpelk.ops import SharingGrid, available_backends, depthwise_conv2d, describe_backends, peripheral_conv2d
 from mmpelk.ops.backends import BACKENDS, choose_backend
 
-pytest.importorskip('triton', reason='Triton is not installed')
+pytest.importorskip('triton', minversion='3', reason='there is no Triton, or one whose language lacks what the kernels need')
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 3e-3, torch.bfloat16: 1e-2}
 TYPES = list(TOLERANCE)

@@ -53,7 +53,7 @@ def _failure(device: torch.device, dtype: torch.dtype) -> str | None:
         x = torch.zeros(1, 1, 1, 1, device=device, dtype=dtype)
         _correlate(x, x, None, (1,), (1,), tune=False)
         _weight_grad(x, x, (1,), (1,), tune=False).item()
-    except torch.OutOfMemoryError as error:
+    except torch.cuda.OutOfMemoryError as error:
         return f'{device} has no memory left ({first_line(error)})'  # this can change, so it is not stored
     except ImportError as error:
         failure = f'Triton cannot be imported ({error})'
