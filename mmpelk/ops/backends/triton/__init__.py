@@ -23,8 +23,8 @@ from mmpelk.ops.autotune import may_measure
 from mmpelk.utils.errors import first_line
 
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
-_FAILURES: dict[tuple[torch.device, torch.dtype], str | None] = {}
-_LOCK = threading.Lock()  # Triton's autotuner stores the arguments of a call in itself
+_FAILURES: dict[tuple[Callable, torch.device, torch.dtype], str | None] = {}
+LOCK = threading.Lock()  # Triton's autotuner stores the arguments of a call in itself
 # (rows, columns, source columns, warps, stages) of a program of each kernel, for types of 2 and of 4 bytes. Triton times them once for
 # each class of sizes. The first is used where timing is not allowed. Columns are cut to the map. ``blocks`` returns them.
 BLOCKS = {
@@ -40,36 +40,45 @@ ALIGNMENT = 16
 
 def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
     """Return why this backend cannot run there, or None if it can."""
+    return why_unavailable(device, dtype, _probe)
+
+
+def why_unavailable(device: torch.device, dtype: torch.dtype, probe: Callable[[Tensor], None]) -> str | None:
+    """Return why kernels of Triton cannot run there, or None if ``probe`` runs them on a map of one position."""
     if dtype not in TYPES:
         return f'it computes in float32, which would round {dtype}'
     if device.type != 'cuda' and not (device.type == 'cpu' and os.environ.get('TRITON_INTERPRET') == '1'):
         return "it runs only on GPUs (and for tests on CPUs, in Triton's interpreter, with TRITON_INTERPRET=1)"
-    return _failure(device, dtype)
+    return _failure(device, dtype, probe)
 
 
-def _failure(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Compile both kernels and run them on a map of one position. Return the error, or None if both work.
+def _probe(x: Tensor) -> None:
+    _correlate(x, x, None, (1,), (1,), torch.empty_like(x), tune=False)
+    _weight_grad(x, x, (1,), (1,), tune=False).item()
+
+
+def _failure(device: torch.device, dtype: torch.dtype, probe: Callable[[Tensor], None]) -> str | None:
+    """Compile the kernels and run them on a map of one position. Return the error, or None if all work.
 
     Typical errors are a missing Triton, an incompatible version of Triton, and a GPU that is too old.
     """
-    if (device, dtype) in _FAILURES:
-        return _FAILURES[device, dtype]
+    key = probe, device, dtype
+    if key in _FAILURES:
+        return _FAILURES[key]
     if device.type == 'cuda' and torch.cuda.is_current_stream_capturing():
         return 'it was not tested before the capture of this CUDA graph began'
     failure = None
     try:
         import triton
 
-        x = torch.zeros(1, 1, 1, 1, device=device, dtype=dtype)
-        _correlate(x, x, None, (1,), (1,), torch.empty_like(x), tune=False)
-        _weight_grad(x, x, (1,), (1,), tune=False).item()
+        probe(torch.zeros(1, 1, 1, 1, device=device, dtype=dtype))
     except torch.OutOfMemoryError as error:
         return f'{device} has no memory left ({first_line(error)})'  # this can change, so it is not stored
     except ImportError as error:
         failure = f'Triton cannot be imported ({error})'
     except Exception as error:  # any error: use another backend
         failure = f'Triton {triton.__version__} cannot run its kernels on {device} ({type(error).__name__}: {first_line(error)})'
-    _FAILURES[device, dtype] = failure
+    _FAILURES[key] = failure
     return failure
 
 
@@ -110,12 +119,12 @@ def _correlate(
     n, _, h, w = x.shape
     if n == 0:
         return
-    cells = _row_cells(tuple(rows), x.device)
+    cells = row_cells(tuple(rows), x.device)
     taps, reach, shifts = sum(columns), sum(columns) // 2, ALIGNMENT // x.element_size()
     choices = blocks('correlate', x.dtype, w)
     # No output column of a block is farther than this from a source column that it reads.
-    offset = _padded(reach + max(block[1] + block[2] for block in choices))
-    for part in _channel_parts(x, len(cells.heights), cells.pad):
+    offset = padded(reach + max(block[1] + block[2] for block in choices))
+    for part in channel_parts(x, len(cells.heights), cells.pad):
         weights, result = weight[part, 0], y[:, part]
         c = weights.shape[0]
         factors = x.new_empty(c, len(rows), shifts, 2 * offset)
@@ -125,15 +134,15 @@ def _correlate(
         def grid(block: dict, c: int = c) -> tuple[int]:
             return (c * -(-n * h // block['ROWS']) * -(-w // block['COLUMNS']),)
 
-        with _LOCK, _on(x.device):
+        with LOCK, on_device(x.device):
             _kernels().spread_taps[(c * len(rows),)](
                 weights, cells.sizes, _cell_of_tap(tuple(columns), x.device), factors, len(rows), len(columns), taps, offset,
                 *weights.stride(), 2 * offset, SHIFTS=shifts, BLOCK=128,
             )  # fmt: skip
-            maps = _box_means(x[:, part], cells.heights, cells.pad)
+            maps = box_means(x[:, part], cells.heights, cells.pad)
             _tuned('correlate', choices, tune)[grid](
                 maps, factors, biases, result, cells.kinds, cells.shifts, n, c, h, w, len(rows), len(cells.heights), reach, offset,
-                *maps.shape[3:], 2 * offset, *result.stride()[:3], _size_class(n * h, w, taps),
+                *maps.shape[3:], 2 * offset, *result.stride()[:3], size_class(n * h * w, w, taps),
                 HAS_BIAS=bias is not None, PRECISION=_precision(x.device), SHIFTS=shifts,
             )  # fmt: skip
 
@@ -144,7 +153,7 @@ def _weight_grad(x: Tensor, up: Tensor, rows: Sequence[int], columns: Sequence[i
     Blocks of columns are summed separately, and then the blocks are summed in a fixed order.
     """
     n, _, h, w = x.shape
-    cells, taps = _row_cells(tuple(rows), x.device), sum(columns)
+    cells, taps = row_cells(tuple(rows), x.device), sum(columns)
     lefts, widths = _starts_and_sizes(tuple(columns), x.device)
     choices = blocks('weight_grad', x.dtype, w)
     width, sources = choices[0][1:3]  # all blocks have the same columns
@@ -152,37 +161,54 @@ def _weight_grad(x: Tensor, up: Tensor, rows: Sequence[int], columns: Sequence[i
     chunks = min(-(-w // sources), reached // sources + 1)
     programs = -(-w // width) * chunks
     grads = []
-    for part in _channel_parts(x, len(cells.heights) + 1, cells.pad):
-        with _LOCK, _on(x.device):
-            maps, ups = _box_means(x[:, part], cells.heights, cells.pad), _box_means(up[:, part], (1,), 0)
+    for part in channel_parts(x, len(cells.heights) + 1, cells.pad):
+        with LOCK, on_device(x.device):
+            maps, ups = box_means(x[:, part], cells.heights, cells.pad), box_means(up[:, part], (1,), 0)
             c = maps.shape[0]
             partial = x.new_empty(c, len(rows), programs, len(columns), dtype=torch.float32)
             _tuned('weight_grad', choices, tune)[(c * len(rows) * programs,)](
                 maps, ups, partial, cells.kinds, cells.shifts, cells.sizes, lefts, widths, n, h, w, len(rows), len(columns),
-                len(cells.heights), taps, chunks, *maps.shape[3:], _size_class(n * h, w, taps), PRECISION=_precision(x.device),
+                len(cells.heights), taps, chunks, *maps.shape[3:], size_class(n * h * w, w, taps), PRECISION=_precision(x.device),
             )  # fmt: skip
         grads.append(partial.sum(2))
     return torch.cat(grads)[:, None]
 
 
-def _box_means(x: Tensor, heights: tuple[int, ...], pad: int) -> Tensor:
-    """Average the map over boxes of rows: (N, C, H, W) to (C, len(heights), N, H + pad, W rounded up). See ``kernels.box_means``."""
+def box_means(x: Tensor, heights: tuple[int, ...], pad: int, channels_last: bool = False) -> Tensor:
+    """Average the map over boxes of rows. See ``kernels.box_means``.
+
+    Args:
+        x: (N, C, H, W) in any layout.
+        heights: The distinct heights of the boxes, increasing.
+        pad: The largest height minus 1.
+        channels_last: Whether the channels of the result are adjacent in memory, instead of the columns.
+
+    Returns:
+        (C, len(heights), N, H + pad, W rounded up to a multiple of 16), or (len(heights), N, H + pad, W, C rounded up) if
+        ``channels_last``.
+    """
     n, c, h, w = x.shape
-    maps = x.new_empty(c, len(heights), n, h + pad, _padded(w))
-    size = maps.shape[3] * maps.shape[4]
+    if channels_last:
+        maps = x.new_empty(len(heights), n, h + pad, w, padded(c))
+        strides = 1, *maps.stride()[:2], maps.shape[4]
+    else:
+        maps = x.new_empty(c, len(heights), n, h + pad, padded(w))
+        strides = *maps.stride()[:3], 1
+    pitch = maps.shape[3] if channels_last else maps.shape[4]
+    size = (h + pad) * pitch
     # A warp reads adjacent numbers: columns, or channels in channels_last.
-    channels, positions = (1, 1024) if x.stride(3) == 1 else (32, 32)
+    channels, positions = (32, 32) if channels_last or x.stride(3) != 1 else (1, 1024)
     _kernels().box_means[(-(-size // positions), n * -(-c // channels))](
-        x, _int32(heights, x.device), maps, n, c, h, w, len(heights), pad, *x.stride(), *maps.shape[3:],
+        x, int32(heights, x.device), maps, n, c, h, w, len(heights), pad, *x.stride(), h + pad, pitch, *strides,
         CHANNELS=channels, POSITIONS=positions,
     )  # fmt: skip
     return maps
 
 
-def _channel_parts(x: Tensor, kinds: int, pad: int) -> Iterator[slice]:
+def channel_parts(x: Tensor, kinds: int, pad: int) -> Iterator[slice]:
     """Yield slices of channels whose maps of means need at most ``MAPS_BYTES``."""
     n, channels, h, w = x.shape
-    step = max(1, MAPS_BYTES // max(1, kinds * n * (h + pad) * _padded(w) * x.element_size()))
+    step = max(1, MAPS_BYTES // max(1, kinds * n * (h + pad) * padded(w) * x.element_size()))
     for start in range(0, channels, step):
         yield slice(start, min(start + step, channels))
 
@@ -207,7 +233,7 @@ def _tuned(name: str, blocks: tuple[tuple[int, ...], ...], tune: bool) -> Callab
 
 @cache
 def blocks(name: str, dtype: torch.dtype, width: int) -> tuple[tuple[int, ...], ...]:
-    """Return the blocks of a kernel for a type, with columns cut to a map's width: powers of 2, and at least 16, as tensor cores require."""
+    """Return the blocks of a kernel for a type. Columns are cut to the map: powers of 2, and at least 16, as tensor cores require."""
     least = max(16, 1 << (width - 1).bit_length())
     cut = [
         (rows, min(columns, least), min(sources, least), *rest) for rows, columns, sources, *rest in BLOCKS[name, dtype.itemsize]
@@ -215,13 +241,16 @@ def blocks(name: str, dtype: torch.dtype, width: int) -> tuple[tuple[int, ...], 
     return tuple(dict.fromkeys(cut))
 
 
-def _padded(length: int) -> int:
+def padded(length: int) -> int:
     return -(-length // ALIGNMENT) * ALIGNMENT
 
 
-def _size_class(rows: int, width: int, taps: int) -> int:
-    """Return one number for all shapes within a factor of two, so that the autotuner does not time every image size."""
-    return (rows.bit_length() * 64 + width.bit_length()) * 64 + taps.bit_length()
+def size_class(positions: int, width: int, taps: int) -> int:
+    """Return one number for similar maps, so that Triton does not time its blocks for every image size.
+
+    Similar are N x H x W within a factor of four, widths that are cut into blocks in the same way, and taps within a factor of two.
+    """
+    return (positions.bit_length() // 2 * 8 + min((width - 1).bit_length(), 7)) * 64 + taps.bit_length()
 
 
 class RowCells(NamedTuple):
@@ -242,29 +271,29 @@ class RowCells(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def _row_cells(cells: tuple[int, ...], device: torch.device) -> RowCells:
+def row_cells(cells: tuple[int, ...], device: torch.device) -> RowCells:
     heights = tuple(sorted(set(cells)))
     pad = heights[-1] - 1
     shifts = [start + pad for start in accumulate(cells[:-1], initial=-(sum(cells) // 2))]
     return RowCells(
-        heights, pad, *(_int32(tuple(values), device) for values in ([heights.index(size) for size in cells], shifts, cells))
+        heights, pad, *(int32(tuple(values), device) for values in ([heights.index(size) for size in cells], shifts, cells))
     )
 
 
 @lru_cache(maxsize=256)
 def _starts_and_sizes(cells: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the starts of the cells and their sizes, both int32 on ``device``."""
-    return _int32(tuple(accumulate(cells[:-1], initial=0)), device), _int32(cells, device)
+    return int32(tuple(accumulate(cells[:-1], initial=0)), device), int32(cells, device)
 
 
 @lru_cache(maxsize=256)
 def _cell_of_tap(cells: tuple[int, ...], device: torch.device) -> Tensor:
     """Return the index of the cell that contains each tap, int32 on ``device``."""
-    return _int32(tuple(index for index, size in enumerate(cells) for _ in range(size)), device)
+    return int32(tuple(index for index, size in enumerate(cells) for _ in range(size)), device)
 
 
 @lru_cache(maxsize=256)
-def _int32(values: tuple[int, ...], device: torch.device) -> Tensor:
+def int32(values: tuple[int, ...], device: torch.device) -> Tensor:
     with torch.inference_mode(False):  # see cells._make_cell_index
         return torch.tensor(values, device=device, dtype=torch.int32)
 
@@ -276,6 +305,6 @@ def _precision(device: torch.device) -> str:
     return 'tf32x3' if torch.version.hip is None else 'ieee'
 
 
-def _on(device: torch.device) -> AbstractContextManager:
+def on_device(device: torch.device) -> AbstractContextManager:
     """Return a context in which ``device`` is current, because Triton launches on the current device."""
     return torch.cuda.device(device) if device.type == 'cuda' else nullcontext()

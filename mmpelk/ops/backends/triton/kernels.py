@@ -17,17 +17,18 @@ import triton.language as tl
 @triton.jit(do_not_specialize=['channels', 'kinds', 'pad'])
 def box_means(
     x, heights, maps, images, channels, height, width, kinds, pad, stride_n, stride_c, stride_h, stride_w, rows, pitch,
-    CHANNELS: tl.constexpr, POSITIONS: tl.constexpr,
+    maps_c, maps_t, maps_n, maps_p, CHANNELS: tl.constexpr, POSITIONS: tl.constexpr,
 ):  # fmt: skip
     """Average the map over boxes of rows, for each distinct height of a cell.
 
-    maps[c, t, n, i, j] = mean of x[n, c, i - pad ..., j] over heights[t] rows. x is zero outside the map.
+    maps(c, t, n, i, j) = mean of x[n, c, i - pad ..., j] over heights[t] rows. x is zero outside the map.
 
     Args:
         x: (images, channels, height, width), with any strides.
         heights: (kinds,), int32, increasing.
-        maps: (channels, kinds, images, rows, pitch). ``rows`` is height + pad, and ``pitch`` the width rounded up to a multiple of 16.
+        maps: The result. ``rows`` is height + pad, and ``pitch`` at least the width; the columns after the width are zero.
         pad: The largest height minus 1.
+        maps_c, maps_t, maps_n, maps_p: Strides of the result by channel, height, image, and position, which is i * pitch + j.
     """
     position = tl.program_id(0) * POSITIONS + tl.arange(0, POSITIONS)
     image = tl.program_id(1) % images
@@ -35,7 +36,7 @@ def box_means(
     row, column = position // pitch - pad, position % pitch
     source = x + image.to(tl.int64) * stride_n + channel.to(tl.int64)[:, None] * stride_c + column[None, :] * stride_w
     inside = (channel < channels)[:, None] & (column < width)[None, :]
-    planes = channel.to(tl.int64) * kinds * images + image
+    target = maps + image.to(tl.int64) * maps_n + channel.to(tl.int64)[:, None] * maps_c + position[None, :] * maps_p
     written = (channel < channels)[:, None] & (position < rows * pitch)[None, :]
     total = tl.zeros((CHANNELS, POSITIONS), tl.float32)
     done = 0
@@ -46,8 +47,7 @@ def box_means(
             mask = inside & ((here >= 0) & (here < height))[None, :]
             total += tl.load(source + (here * stride_h)[None, :], mask=mask, other=0.0).to(tl.float32)
         done = size
-        target = maps + (planes + kind * images)[:, None] * (rows * pitch) + position[None, :]
-        tl.store(target, (total * (1.0 / size)).to(maps.dtype.element_ty), mask=written)
+        tl.store(target + kind * maps_t, (total * (1.0 / size)).to(maps.dtype.element_ty), mask=written)
 
 
 @triton.jit(do_not_specialize=['row_cells', 'column_cells', 'taps', 'offset'])
