@@ -8,6 +8,8 @@
 #   make demo-onnx       Export the model of make demo to ONNX, and draw predictions with onnxruntime alone.
 #   make test-transformers  Run the tests that need transformers, which OneDL's mmpretrain cannot be installed with.
 #   make test            Install everything, with mmcv's compiled operators, check the style, and run all tests.
+#   make gpu             Check and measure mmpelk on a GPU, for 9 minutes. Repeat it until nothing is missing. It installs nothing.
+#   make gpu-docs        Write the results into the documentation.
 #   make sanitize        Run the native library's cases under AddressSanitizer, UndefinedBehaviorSanitizer, and ThreadSanitizer.
 #   make lint            Check the style.
 #   make docs            Build the documentation as a site in site/.
@@ -37,7 +39,10 @@ SETUP := bash tools/setup_env.sh $(VENV) $(STACK)
 
 # Two targets must not install into one environment at the same time.
 .NOTPARALLEL:
-.PHONY: demo demo-det demo-cls demo-grow demo-onnx demo-transfer docs test test-transformers sanitize lint clean-demo
+# GPU_PYTHON needs torch and Triton, and may have OpenMMLab.
+GPU_PYTHON ?= python3
+
+.PHONY: demo demo-det demo-cls demo-grow demo-onnx demo-transfer docs gpu gpu-docs test test-transformers sanitize lint clean-demo
 .PHONY: env env-det env-onnx env-docs env-lint env-test
 
 demo: env $(SEG)/trained
@@ -108,6 +113,12 @@ test-transformers: env-test
 
 sanitize: env-test
 	$(PY) tests/ops/backends/native/sanitize.py
+
+gpu:
+	PYTHONPATH=. $(GPU_PYTHON) tools/gpu.py
+
+gpu-docs:
+	PYTHONPATH=. $(GPU_PYTHON) tools/gpu.py --write-docs
 
 docs: env-docs
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet

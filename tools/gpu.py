@@ -1,7 +1,7 @@
 """Check and measure mmpelk on a GPU, in parts that can be stopped and continued.
 
-It needs torch and Triton. Results go to --out after each item: results.json, log.txt, and gpu.md with the tables. Run the same command
-again until nothing is missing. Where OpenMMLab is installed, whole models are mmpretrain's and mmseg's. Elsewhere they are the same
+Results go to --out after each item: results.json, log.txt, and gpu.md with the tables. Run the same command
+again until nothing is missing. Only torch and Triton are needed. Where OpenMMLab is installed, whole models are mmpretrain's and mmseg's. Elsewhere they are the same
 backbones written with torch alone, and a light head replaces UperNet.
 """
 

@@ -11,28 +11,32 @@ from pathlib import Path
 
 import torch
 
+from mmpelk.ops import SharingGrid
 from mmpelk.ops.backends import triton as backend
+from mmpelk.ops.backends.triton import taps
 from mmpelk.utils.errors import InputError
 
 CAPABILITIES = (80, 90)  # A100, H100
 NAMES = {torch.float32: 'fp32', torch.float16: 'fp16', torch.bfloat16: 'bf16'}
 INT32 = ('heights', 'sizes', 'cells', 'kind_of', 'shift_of', 'lefts', 'widths')
-FLOAT32 = ('bias', 'partial')
+FLOAT32 = ('bias', 'partial', 'steps')
 # Of these numbers, Triton is told at run time that they are multiples of 16.
 ALIGNED = ('pitch', 'length')
 WIDTH = 128
+GRID = SharingGrid.peripheral(51)
 
 
-def compile_variants(capabilities: Sequence[int] = CAPABILITIES) -> list[dict]:
-    """Compile the kernels with all types and blocks for a map that is 128 columns wide or wider.
+def compile_variants(capabilities: Sequence[int] = CAPABILITIES, dtypes: Sequence[torch.dtype] = tuple(NAMES)) -> list[dict]:
+    """Compile the kernels with all blocks, for maps of at least 128 columns, and ``taps`` for K = 51.
 
     Args:
         capabilities: Compute capabilities, such as 90 for 9.0.
+        dtypes: Types of the maps.
 
     Returns:
-        For each variant: ``kernel``, ``capability``, ``dtype``, ``block`` (rows, columns, source columns, warps, stages),
-        ``registers`` of a thread, ``stack`` in bytes, which is what spills, ``shared`` in bytes of a program, and the numbers of
-        ``cp_async`` and ``mma`` instructions in the PTX code.
+        For each variant: ``kernel``, ``capability``, ``dtype``, ``block`` (rows, columns, source columns, warps, and stages; for ``taps``
+        rows, channels, columns, and warps), ``registers`` of a thread, ``stack`` in bytes, which is what spills, ``shared`` in bytes of
+        a program, and the numbers of ``cp_async`` and ``mma`` instructions in the PTX code.
 
     Raises:
         InputError: If Triton interprets kernels in this process instead of compiling them.
@@ -42,9 +46,15 @@ def compile_variants(capabilities: Sequence[int] = CAPABILITIES) -> list[dict]:
     return [
         _compile(name, dtype, capability, block)
         for capability in capabilities
-        for dtype in NAMES
-        for name in ('correlate', 'weight_grad', 'box_means', 'spread_taps')
-        for block in (backend.blocks(name, dtype, WIDTH) if name in ('correlate', 'weight_grad') else (None,))
+        for dtype in dtypes
+        for name, blocks in (
+            ('correlate', backend.blocks('correlate', dtype, WIDTH)),
+            ('taps', taps.blocks(WIDTH)),
+            ('weight_grad', backend.blocks('weight_grad', dtype, WIDTH)),
+            ('box_means', (None,)),
+            ('spread_taps', (None,)),
+        )
+        for block in blocks
     ]
 
 
@@ -53,12 +63,17 @@ def _compile(name: str, dtype: torch.dtype, capability: int, block: tuple[int, .
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from mmpelk.ops.backends.triton import kernels
+    from mmpelk.ops.backends.triton import kernels, taps_kernel
 
-    kernel = getattr(kernels, name)
-    constants = dict(HAS_BIAS=True, PRECISION='tf32x3', SHIFTS=16 // dtype.itemsize, BLOCK=128, CHANNELS=32, POSITIONS=32)
+    kernel = taps_kernel.taps if name == 'taps' else getattr(kernels, name)
+    constants = dict(
+        HAS_BIAS=True, PRECISION='tf32x3', SHIFTS=16 // dtype.itemsize, BLOCK=128, CHANNELS=32, POSITIONS=32, EDGES=GRID.edges
+    )
     options = {}
-    if block:
+    if name == 'taps':
+        constants.update(zip(('ROWS', 'CHANNELS', 'COLUMNS'), block[:3], strict=True))
+        options = dict(num_warps=block[3])
+    elif block:
         constants.update(zip(('ROWS', 'COLUMNS', 'SOURCES'), block[:3], strict=True))
         options = dict(num_warps=block[3], num_stages=block[4])
     constants = {key: value for key, value in constants.items() if key in kernel.arg_names}
