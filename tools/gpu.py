@@ -1,8 +1,8 @@
 """Check and measure mmpelk on a GPU, in parts that can be stopped and continued.
 
-Results go to --out after each item: results.json, log.txt, and gpu.md with the tables. Run the same command
-again until nothing is missing. Only torch and Triton are needed. Where OpenMMLab is installed, whole models are mmpretrain's and mmseg's. Elsewhere they are the same
-backbones written with torch alone, and a light head replaces UperNet.
+Results go to --out after each item: results.json, log.txt, and gpu.md with the tables. Run the same command again until nothing is
+missing. Only torch and Triton are needed. Where OpenMMLab is installed, whole models are mmpretrain's and mmseg's. Elsewhere they are
+the same backbones written with torch alone, and a light head replaces UperNet.
 """
 
 from __future__ import annotations

@@ -27,6 +27,8 @@ from .timing import machine
 RESULTS, LOG = 'results.json', 'log.txt'
 # An item is not started unless this many seconds are left.
 LEAST = 20
+# The exit code after an error that leaves the GPU unusable for the process.
+UNUSABLE = 3
 
 
 def read_results(folder: Path) -> dict:
@@ -91,7 +93,7 @@ def run_session(
                 reason = 'it was stopped at the deadline' if code is None else f'its process ended with code {code}'
                 _store(results, step, name, dict(error=reason))
             _write(folder, results)
-        elif code not in (0, None):
+        elif code not in (0, UNUSABLE, None):
             break  # it failed outside an item, for example on importing; the log says why
     return _missing(results, todo, names)
 
@@ -118,7 +120,7 @@ def _run_process(folder: Path, device: str, steps: list[str], small: bool, deadl
 def work(folder: str, device: str, steps: list[str], small: bool, deadline: float) -> None:
     """Run the missing items of some steps until the deadline, and store each result.
 
-    Ends the process with code 3 after an error that leaves the GPU unusable.
+    Ends the process with code ``UNUSABLE`` after an error that leaves the GPU unusable.
 
     Args:
         folder, device, steps, small: See :func:`run_session`.
@@ -143,7 +145,7 @@ def work(folder: str, device: str, steps: list[str], small: bool, deadline: floa
             _store(results, step, name, result)
             _write(path, results)
             if 'error' in result and not _is_usable(device):
-                sys.exit(3)
+                sys.exit(UNUSABLE)
             if torch.device(device).type == 'cuda':
                 torch.cuda.empty_cache()
 
