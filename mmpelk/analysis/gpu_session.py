@@ -6,6 +6,7 @@ of their own, because an illegal memory access ends everything in its process. T
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -146,6 +147,7 @@ def work(folder: str, device: str, steps: list[str], small: bool, deadline: floa
             _write(path, results)
             if 'error' in result and not _is_usable(device):
                 sys.exit(UNUSABLE)
+            gc.collect()  # the next item needs the memory
             if torch.device(device).type == 'cuda':
                 torch.cuda.empty_cache()
 

@@ -124,24 +124,26 @@ def _correlate(
     choices = blocks('correlate', x.dtype, w)
     # No output column of a block is farther than this from a source column that it reads.
     offset = padded(reach + max(block[1] + block[2] for block in choices))
-    for part in channel_parts(x, len(cells.heights), cells.pad):
-        weights, result = weight[part, 0], y[:, part]
-        c = weights.shape[0]
-        factors = x.new_empty(c, len(rows), shifts, 2 * offset)
-        # Without a bias, any pointer: HAS_BIAS is False and nothing reads it.
-        biases = factors if bias is None else bias[part].float().contiguous()
+    c = weight.shape[0]
+    factors = x.new_empty(c, len(rows), shifts, 2 * offset)
+    with LOCK, on_device(x.device):
+        _kernels().spread_taps[(c * len(rows),)](
+            weight, cells.sizes, _cell_of_tap(tuple(columns), x.device), factors, len(rows), len(columns), taps, offset,
+            weight.stride(0), *weight.stride()[2:], 2 * offset, SHIFTS=shifts, BLOCK=128,
+        )  # fmt: skip
+    # Without a bias, any pointer: HAS_BIAS is False and nothing reads it.
+    biases = factors if bias is None else bias.float().contiguous()
+    for part in _channel_parts(x, len(cells.heights), cells.pad):
+        result, used = y[:, part], factors[part]
+        c = len(used)
 
         def grid(block: dict, c: int = c) -> tuple[int]:
             return (c * -(-n * h // block['ROWS']) * -(-w // block['COLUMNS']),)
 
         with LOCK, on_device(x.device):
-            _kernels().spread_taps[(c * len(rows),)](
-                weights, cells.sizes, _cell_of_tap(tuple(columns), x.device), factors, len(rows), len(columns), taps, offset,
-                *weights.stride(), 2 * offset, SHIFTS=shifts, BLOCK=128,
-            )  # fmt: skip
             maps = box_means(x[:, part], cells.heights, cells.pad)
             _tuned('correlate', choices, tune)[grid](
-                maps, factors, biases, result, cells.kinds, cells.shifts, n, c, h, w, len(rows), len(cells.heights), reach, offset,
+                maps, used, biases[part], result, cells.kinds, cells.shifts, n, c, h, w, len(rows), len(cells.heights), reach, offset,
                 *maps.shape[3:], 2 * offset, *result.stride()[:3], size_class(n * h * w, w, taps),
                 HAS_BIAS=bias is not None, PRECISION=_precision(x.device), SHIFTS=shifts,
             )  # fmt: skip
@@ -161,7 +163,7 @@ def _weight_grad(x: Tensor, up: Tensor, rows: Sequence[int], columns: Sequence[i
     chunks = min(-(-w // sources), reached // sources + 1)
     programs = -(-w // width) * chunks
     grads = []
-    for part in channel_parts(x, len(cells.heights) + 1, cells.pad):
+    for part in _channel_parts(x, len(cells.heights) + 1, cells.pad):
         with LOCK, on_device(x.device):
             maps, ups = box_means(x[:, part], cells.heights, cells.pad), box_means(up[:, part], (1,), 0)
             c = maps.shape[0]
@@ -205,7 +207,7 @@ def box_means(x: Tensor, heights: tuple[int, ...], pad: int, channels_last: bool
     return maps
 
 
-def channel_parts(x: Tensor, kinds: int, pad: int) -> Iterator[slice]:
+def _channel_parts(x: Tensor, kinds: int, pad: int) -> Iterator[slice]:
     """Yield slices of channels whose maps of means need at most ``MAPS_BYTES``."""
     n, channels, h, w = x.shape
     step = max(1, MAPS_BYTES // max(1, kinds * n * (h + pad) * padded(w) * x.element_size()))

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit(do_not_specialize=['channels', 'kinds', 'pad'])
+@triton.jit(do_not_specialize=['images', 'channels', 'height', 'width', 'kinds', 'pad', 'rows'])
 def box_means(
     x, heights, maps, images, channels, height, width, kinds, pad, stride_n, stride_c, stride_h, stride_w, rows, pitch,
     maps_c, maps_t, maps_n, maps_p, CHANNELS: tl.constexpr, POSITIONS: tl.constexpr,

@@ -16,19 +16,7 @@ from torch import Tensor
 from mmpelk.ops.autotune import may_measure
 from mmpelk.utils.errors import InputError
 
-from . import (
-    LOCK,
-    box_means,
-    channel_parts,
-    cost,
-    details,
-    on_device,
-    padded,
-    row_cells,
-    size_class,
-    weight_grad,
-    why_unavailable,
-)
+from . import LOCK, MAPS_BYTES, box_means, cost, details, on_device, padded, row_cells, size_class, weight_grad, why_unavailable
 
 __all__ = ['cost', 'details', 'forward', 'unavailable', 'weight_grad']
 
@@ -73,24 +61,24 @@ def _taps(
     n, _, h, w = x.shape
     if n == 0:
         return
-    cells = row_cells(tuple(rows), x.device)
-    edges = (0, *accumulate(columns))
-    for part in channel_parts(x, len(cells.heights), cells.pad):
-        result, c = y[:, part], y[:, part].shape[1]
-        weights = weight[part, 0].float() * cells.sizes[:, None]
-        steps = F.pad(weights, (1, 1)).diff().permute(1, 2, 0)
-        steps = F.pad(steps, (0, padded(c) - c)).contiguous()
-        biases = steps if bias is None else bias[part].float().contiguous()  # without a bias, any pointer: nothing reads it
+    c, cells = weight.shape[0], row_cells(tuple(rows), x.device)
+    weights = F.pad(weight[:, 0].float() * cells.sizes[:, None], (1, 1))
+    steps = F.pad(weights.diff().permute(1, 2, 0), (0, padded(c) - c)).contiguous()
+    bias = steps if bias is None else bias.float().contiguous()  # without a bias, any pointer: nothing reads it
+    # Images are processed in parts, because parts of channels would leave threads idle.
+    map_bytes = len(cells.heights) * (h + cells.pad) * w * padded(c) * x.element_size()
+    for maps_of, result in zip(*(tensor.split(max(1, MAPS_BYTES // map_bytes)) for tensor in (x, y)), strict=True):
+        images = len(result)
 
-        def grid(block: dict, c: int = c) -> tuple[int]:
-            return (-(-c // block['CHANNELS']) * -(-n * h // block['ROWS']) * -(-w // block['COLUMNS']),)
+        def grid(block: dict, images: int = images) -> tuple[int]:
+            return (-(-c // block['CHANNELS']) * -(-images * h // block['ROWS']) * -(-w // block['COLUMNS']),)
 
         with LOCK, on_device(x.device):
-            maps = box_means(x[:, part], cells.heights, cells.pad, channels_last=True)
+            maps = box_means(maps_of, cells.heights, cells.pad, channels_last=True)
             _tuned(blocks(w), tune)[grid](
-                maps, steps, biases, result, cells.kinds, cells.shifts, n, c, h, w, len(rows), maps.shape[2], maps.shape[4],
-                result.stride(0), result.stride(2), result.stride(3), size_class(n * h * w, w, sum(columns)),
-                EDGES=edges, HAS_BIAS=bias is not None,
+                maps, steps, bias, result, cells.kinds, cells.shifts, images, c, h, w, len(rows), maps.shape[2], maps.shape[4],
+                result.stride(0), result.stride(2), result.stride(3), size_class(images * h * w, w, sum(columns)),
+                EDGES=(0, *accumulate(columns)), HAS_BIAS=bias is not steps,
             )  # fmt: skip
 
 
