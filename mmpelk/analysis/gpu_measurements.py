@@ -203,7 +203,7 @@ def run_tests(arguments: tuple[str, ...]) -> dict:
     """Run a group of tests with pytest, and return its summary. The log has the failures."""
     if not (find_spec('pytest') and find_spec('hypothesis')):
         return dict(summary='not run: pytest or hypothesis is not installed; the checks need neither')
-    command = [sys.executable, '-m', 'pytest', '-q', '-x', '--maxfail=20', '-p', 'no:cacheprovider', *arguments]
+    command = [sys.executable, '-m', 'pytest', '-q', '--maxfail=20', '-p', 'no:cacheprovider', *arguments]
     result = subprocess.run(command, cwd=TESTS.parent, capture_output=True, text=True)
     print(result.stdout + result.stderr, flush=True)
     summary = (result.stdout.strip().splitlines() or ['no output'])[-1]

@@ -59,3 +59,8 @@ def test_counts_by_hand():
     bounds = work.bounds(GPUS[1], 4)
     assert bounds['memory'] == pytest.approx(1e6 * 8 * outputs / 3.35e12) and bounds['products'] == 0
     assert len(bound_lines([shape])) == 2 + 4
+
+
+def test_the_page_shows_the_bounds():
+    page = (ROOT / 'docs/benchmarks/gpu.md').read_text()
+    assert '\n'.join(bound_lines()) in page
