@@ -10,6 +10,8 @@
 #   make test-torch      Run the tests that depend on torch: operator, models, checkpoints, sparsity, configs, and a training and test.
 #   make test-transformers  Run the tests that need transformers, which OneDL's mmpretrain cannot be installed with.
 #   make test            Install everything, with mmcv's compiled operators, check the style, and run all tests.
+#   make gpu             Check and measure mmpelk on a GPU, for 9 minutes. Repeat it until nothing is missing. It installs nothing.
+#   make gpu-docs        Write the results into the documentation.
 #   make sanitize        Run the native library's cases under AddressSanitizer, UndefinedBehaviorSanitizer, and ThreadSanitizer.
 #   make lint            Check the style.
 #   make wheel           Build the source distribution and a manylinux wheel in dist/, for every Python and without a compiler.
@@ -43,8 +45,11 @@ SETUP := TORCH=$(TORCH) bash tools/setup_env.sh $(VENV) $(STACK)
 
 # Two targets must not install into one environment at the same time.
 .NOTPARALLEL:
-.PHONY: demo demo-det demo-cls demo-grow demo-onnx demo-reach demo-transfer docs wheel test test-torch test-transformers sanitize lint
-.PHONY: clean-demo env env-det env-onnx env-docs env-lint env-test env-torch
+# GPU_PYTHON needs torch and Triton, and may have OpenMMLab.
+GPU_PYTHON ?= python3
+
+.PHONY: demo demo-det demo-cls demo-grow demo-onnx demo-reach demo-transfer docs gpu gpu-docs wheel test test-torch test-transformers
+.PHONY: sanitize lint clean-demo env env-det env-onnx env-docs env-lint env-test env-torch
 
 demo: env $(SEG)/trained
 	$(call test_and_draw,$(SEG_CONFIG),$(SEG),$(SCENES))
@@ -134,6 +139,12 @@ wheel:
 	PATH="$(CURDIR)/.venv-wheel/bin:$$PATH" auditwheel repair --wheel-dir dist dist/mmpelk-*-linux_*.whl
 	rm dist/mmpelk-*-linux_*.whl
 	ls dist
+
+gpu:
+	PYTHONPATH=. $(GPU_PYTHON) tools/gpu.py
+
+gpu-docs:
+	PYTHONPATH=. $(GPU_PYTHON) tools/gpu.py --write-docs
 
 docs: env-docs
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet

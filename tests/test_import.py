@@ -19,6 +19,15 @@ for module in (PeripheralConv2d(2, 51), DepthwiseConv2d(2, 51, partial=True)):
     print(tuple(module(x).shape), tuple(module.weight.grad.shape))
 """
 
+# What tools/gpu.py imports.
+MEASURING_WITH_TORCH_ALONE = """
+import sys
+for name in ('mmengine', 'mmcv', 'mmseg', 'mmdet', 'mmpretrain', 'timm', 'cv2', 'matplotlib', 'pytest', 'hypothesis'):
+    sys.modules[name] = None
+from mmpelk.analysis import gpu_page, gpu_session
+print(list(gpu_session.plan('cpu', gpu_session.SMALL)))
+"""
+
 CHANGES_NOTHING = """
 import sys
 import torch
@@ -62,6 +71,10 @@ def run(script: str) -> list[str]:
 
 def test_ops_needs_only_torch():
     assert run(TORCH_ALONE) == ['(1, 2, 9, 9) (2, 1, 13, 13)', '(1, 3, 9, 9) (2, 1, 51, 51)']
+
+
+def test_measuring_on_gpus_needs_only_torch():
+    assert run(MEASURING_WITH_TORCH_ALONE)[-1].startswith("['checks', 'operator', 'inference', 'training'")
 
 
 def test_import_registers_classes_and_changes_nothing_else():

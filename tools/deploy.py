@@ -10,11 +10,11 @@ from pathlib import Path
 
 from mmpelk.apis import load_model
 from mmpelk.checkpoints import write_checkpoint
-from mmpelk.checkpoints.writing import write_atomically
 from mmpelk.deployment import fold
 from mmpelk.engine.command_line import add_cfg_options, run_tool
 from mmpelk.engine.config import read_config
 from mmpelk.utils.errors import InputError
+from mmpelk.utils.files import write_atomically
 
 
 def main() -> None:
