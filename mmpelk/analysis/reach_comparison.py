@@ -140,7 +140,7 @@ def checkpoint(run: Run, iterations: int, root: Path) -> Path:
 def train(run: Run, iterations: int, root: Path) -> dict:
     """Train a run and return its accuracies on the validation scenes in percent, and the CPU time of the whole run in seconds.
 
-    The accuracies are 'left', 'right', and 'all', and the list 'parts' from left to right, see
+    The accuracies are 'left', 'right', and 'all', and the list 'parts' from left to right, in which a part without glyphs is None. See
     :class:`mmpelk.datasets.keyed_rows_dataset.AccuracyOverDistance`.
     """
     cfg = run_config(run, iterations, root)
@@ -150,7 +150,8 @@ def train(run: Run, iterations: int, root: Path) -> dict:
     _, validation = read_scalars(Path(cfg.work_dir))
     metrics = validation[cfg.train_cfg.max_iters]
     result = {key: round(metrics[f'glyphs/{key}'], 2) for key in ('left', 'right', 'all')}
-    parts = [round(metrics[f'glyphs/part_{part + 1}'], 2) for part in range(PARTS)]
+    parts = [metrics[f'glyphs/part_{part + 1}'] for part in range(PARTS)]
+    parts = [None if math.isnan(accuracy) else round(accuracy, 2) for accuracy in parts]
     return result | dict(parts=parts, cpu_seconds=round(seconds, 1))
 
 

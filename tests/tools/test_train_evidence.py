@@ -101,7 +101,8 @@ def test_reach(monkeypatch, capsys, tmp_path):
     assert results['64/ConvNeXt-like 7/0'] == first['64/ConvNeXt-like 7/0']
     for result in results.values():
         assert len(result['parts']) == 8 and result['cpu_seconds'] > 0
-        assert min(result['parts']) <= result['right'] <= max(result['parts']) <= 100
+        assert result['parts'][0] is None  # only keys
+        assert min(result['parts'][4:]) <= result['right'] <= max(result['parts'][4:]) <= 100
     assert json.loads((tmp_path / 'reach/memory.json').read_text())['64/peripheral 51'] > 10
     printed = capsys.readouterr().out
     assert '| peripheral 51 | 1 |' in printed and '| with h | 1 |' in printed
