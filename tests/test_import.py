@@ -64,5 +64,13 @@ def test_ops_needs_only_torch():
 
 
 def test_import_registers_classes_and_changes_nothing_else():
-    expected = ['AtomicCheckpointHook', 'CheckSegMap', 'DynamicSparsityHook', 'FixedSparsityHook', 'GrownBackbone', 'PeLK']
+    expected = [
+        'AtomicCheckpointHook',
+        'CheckSegMap',
+        'DynamicSparsityHook',
+        'FixedSparsityHook',
+        'GrownBackbone',
+        'PeLK',
+        'SharedStepsHook',
+    ]
     assert run(CHANGES_NOTHING)[-1] == str(expected)

@@ -4,6 +4,7 @@ train_evidence.py digits   the kernel forms of Table 1 and the grids of Table 5 
                            that each form trains, not which one is better on ImageNet.
 train_evidence.py reach    kernel sizes and forms on keyed rows, where the label of a pixel can be far away; with --ablations, also h, the
                            center, the grids of Table 5, the small branch, and growing from 7x7, on the first size
+train_evidence.py growing  ways to go on from a ConvNeXt with 7x7 kernels on keyed rows: as it is, and grown
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from mmpelk.analysis import growing_comparison as growing
 from mmpelk.analysis import reach_comparison as reach
 from mmpelk.analysis.kernel_comparison import VARIANTS, config_text, results_as_markdown
 from mmpelk.analysis.model_benchmarks import peak_memory
@@ -27,8 +29,8 @@ from mmpelk.utils.errors import InputError
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest='command', required=True)
-    digits, rows = commands.add_parser('digits'), commands.add_parser('reach')
-    for command, folder in ((digits, 'evidence'), (rows, 'evidence_reach')):
+    digits, rows, ways = (commands.add_parser(name) for name in ('digits', 'reach', 'growing'))
+    for command, folder in ((digits, 'evidence'), (rows, 'evidence_reach'), (ways, 'evidence_growing')):
         command.add_argument('--seeds', type=int, default=3, help='number of runs of each variant; default: %(default)s')
         command.add_argument('--work-dir', type=Path, default=Path('work_dirs', folder), help='default: %(default)s')
     digits.add_argument('--epochs', type=int, default=10, help='default: %(default)s')
@@ -102,9 +104,19 @@ def compare_reach(args: argparse.Namespace) -> None:
     print(f'pictures in {args.work_dir}')
 
 
+def compare_growing(args: argparse.Namespace) -> None:
+    def train(name: str) -> dict:
+        way, seed = name.rsplit('/', 1)
+        return growing.train(way, int(seed), args.work_dir)
+
+    names = [f'{way}/{seed}' for seed in range(args.seeds) for way in growing.WAYS]
+    results = measure_missing(names, train, args.work_dir / 'results.json')
+    print(growing.results_as_markdown(results, args.seeds))
+
+
 def main() -> None:
     args = parse_args()
-    (compare_on_digits if args.command == 'digits' else compare_reach)(args)
+    dict(digits=compare_on_digits, reach=compare_reach, growing=compare_growing)[args.command](args)
 
 
 if __name__ == '__main__':

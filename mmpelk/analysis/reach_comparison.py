@@ -108,7 +108,8 @@ def run_config(run: Run, iterations: int, root: Path) -> Config:
     cfg.model.data_preprocessor.size = (run.size, run.size)
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         loader.dataset.data_root = str(data)
-    length, warm_up = iterations * variant.budget, min(20, iterations // 10)
+    length = iterations * variant.budget
+    warm_up = min(20, max(2, iterations // 10))  # a LinearLR of one iteration never reaches the full rate
     cfg.train_cfg.update(max_iters=length, val_interval=length)
     cfg.param_scheduler[0].end = cfg.param_scheduler[1].begin = warm_up
     cfg.param_scheduler[1].end = length
