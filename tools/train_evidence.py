@@ -3,7 +3,7 @@
 train_evidence.py digits   the kernel forms of Table 1 and the grids of Table 5 on single digits, beside the paper's results. It shows
                            that each form trains, not which one is better on ImageNet.
 train_evidence.py reach    kernel sizes and forms on keyed rows, where the label of a pixel can be far away; with --ablations, also h, the
-                           center, the grids of Table 5, the small branch, and growing from 7x7, on the first size
+                           center, the grids of Table 5, and the small branch, on the first size
 train_evidence.py growing  ways to go on from a ConvNeXt with 7x7 kernels on keyed rows: as it is, and grown
 """
 
@@ -47,10 +47,6 @@ def parse_args() -> argparse.Namespace:
         raise InputError(f'--iterations must be at least 10, got {args.iterations}')
     if args.command == 'reach' and min(args.sizes) < 64:
         raise InputError(f'--sizes must be at least 64, got {min(args.sizes)}')
-    if args.command == 'reach' and args.ablations:
-        needed = {variant.start for variant in reach.ABLATIONS.values() if variant.start} - set(args.variants)
-        if needed:
-            raise InputError(f'--ablations start from {", ".join(needed)}; add it to --variants')
     return args
 
 

@@ -22,48 +22,23 @@ from .training_log import read_scalars
 
 CONFIG = 'demo/pelk_51_keyed_rows'
 PARTS = 8
-PLAIN = dict(kernel_form='dense', kernel_sizes=(7, 7, 7, 7), conv_ratio=1.0, small_kernel=None)
-# Kernels grown from 7x7 are exact with a center of 7.
-GROWN = dict(center_size=7, conv_ratio=1.0, small_kernel=None)
-
-
-class Variant(NamedTuple):
-    """A kind of kernels.
-
-    Attributes:
-        backbone: Settings of the backbone.
-        start: The variant whose trained weights this one starts from, or None.
-        budget: How many times as long as the others it is trained.
-    """
-
-    backbone: dict
-    start: str | None = None
-    budget: int = 1
-
-
-# The last word of a name is the kernel size of the first stage.
+# Settings of the backbone by name. The last word of a name is the kernel size of the first stage.
 VARIANTS = {
-    'ConvNeXt-like 7': Variant(PLAIN),
-    'stripe 51': Variant(dict(kernel_form='stripe', **ALL_CHANNELS)),
-    'dense 51': Variant(dict(kernel_form='dense', **ALL_CHANNELS)),
-    'peripheral 13': Variant(dict(kernel_sizes=(13, 13, 13, 13))),
-    'peripheral 31': Variant(dict(kernel_sizes=(31, 29, 27, 13))),
-    'peripheral 51': Variant({}),
-    'peripheral 101': Variant(dict(kernel_sizes=(101, 69, 67, 13), center_size=7)),
+    'ConvNeXt-like 7': dict(kernel_form='dense', kernel_sizes=(7, 7, 7, 7), conv_ratio=1.0, small_kernel=None),
+    'stripe 51': dict(kernel_form='stripe', **ALL_CHANNELS),
+    'dense 51': dict(kernel_form='dense', **ALL_CHANNELS),
+    'peripheral 13': dict(kernel_sizes=(13, 13, 13, 13)),
+    'peripheral 31': dict(kernel_sizes=(31, 29, 27, 13)),
+    'peripheral 51': {},
+    'peripheral 101': dict(kernel_sizes=(101, 69, 67, 13), center_size=7),
 }
-# All of them vary 'peripheral 51', except for the last three.
+# They vary 'peripheral 51'.
 ABLATIONS = {
-    'with h': Variant(dict(pos_embed='shared')),
-    **{f'center {size}': Variant(dict(center_size=size)) for size in (1, 3, 7)},
-    'no small branch': Variant(dict(small_kernel=None)),
-    'all channels': Variant(dict(conv_ratio=1.0)),
-    **{
-        f'grid {number}': Variant(dict(sharing_grids=[half, half, half, LAST_STAGE]))
-        for number, (half, _, _) in enumerate(TABLE5, 1)
-    },
-    'grown from ConvNeXt-like 7': Variant(GROWN, start='ConvNeXt-like 7'),
-    'grown, from scratch, twice as long': Variant(GROWN, budget=2),
-    'ConvNeXt-like 7, twice as long': Variant(PLAIN, budget=2),
+    'with h': dict(pos_embed='shared'),
+    **{f'center {size}': dict(center_size=size) for size in (1, 3, 7)},
+    'no small branch': dict(small_kernel=None),
+    'all channels': dict(conv_ratio=1.0),
+    **{f'grid {number}': dict(sharing_grids=[half, half, half, LAST_STAGE]) for number, (half, _, _) in enumerate(TABLE5, 1)},
 }
 
 
@@ -99,27 +74,22 @@ def run_config(run: Run, iterations: int, root: Path) -> Config:
 
     Args:
         run: The run.
-        iterations: Number of iterations of a variant with a budget of 1, at least 10.
+        iterations: Number of iterations, at least 10.
         root: Folder of the comparison: data sets in ``data/``, and a work dir for each run.
     """
-    variant = (VARIANTS | ABLATIONS)[run.variant]
-    cfg = packaged_config(CONFIG, variant.backbone)
+    cfg = packaged_config(CONFIG, (VARIANTS | ABLATIONS)[run.variant])
     data = make_keyed_rows(root / 'data' / str(run.size), size=run.size, rows=rows_of(run.size))
     cfg.model.data_preprocessor.size = (run.size, run.size)
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         loader.dataset.data_root = str(data)
-    length = iterations * variant.budget
     warm_up = min(20, max(2, iterations // 10))  # a LinearLR of one iteration never reaches the full rate
-    cfg.train_cfg.update(max_iters=length, val_interval=length)
+    cfg.train_cfg.update(max_iters=iterations, val_interval=iterations)
     cfg.param_scheduler[0].end = cfg.param_scheduler[1].begin = warm_up
-    cfg.param_scheduler[1].end = length
-    hook = dict(type='AtomicCheckpointHook', interval=length, save_optimizer=False, save_param_scheduler=False)
+    cfg.param_scheduler[1].end = iterations
+    hook = dict(type='AtomicCheckpointHook', interval=iterations, save_optimizer=False, save_param_scheduler=False)
     cfg.default_hooks.checkpoint.update(hook)
     cfg.default_hooks.logger.interval = min(50, iterations)
     cfg.randomness.seed = run.seed
-    if variant.start:
-        start = Run(run.size, variant.start, run.seed)
-        cfg.load_from = str(checkpoint(start, iterations, root))
     folder = work_dir(run, iterations, root)
     name = '_'.join(folder.parts[-4:])
     cfg.visualizer.name = name  # mmengine keeps one log, and one visualizer, per name
@@ -134,14 +104,13 @@ def work_dir(run: Run, iterations: int, root: Path) -> Path:
 
 def checkpoint(run: Run, iterations: int, root: Path) -> Path:
     """Return the checkpoint at the end of a run."""
-    budget = (VARIANTS | ABLATIONS)[run.variant].budget
-    return work_dir(run, iterations, root) / f'iter_{iterations * budget}.pth'
+    return work_dir(run, iterations, root) / f'iter_{iterations}.pth'
 
 
 def train(run: Run, iterations: int, root: Path) -> dict:
     """Train a run and return its accuracies on the validation scenes in percent, and the CPU time of the whole run in seconds.
 
-    The accuracies are 'left', 'right', and 'all', and the list 'parts' from left to right, see
+    The accuracies are 'left', 'right', and 'all', and the list 'parts' from left to right, in which a part without glyphs is None. See
     :class:`mmpelk.datasets.keyed_rows_dataset.AccuracyOverDistance`.
     """
     cfg = run_config(run, iterations, root)
@@ -151,7 +120,8 @@ def train(run: Run, iterations: int, root: Path) -> dict:
     _, validation = read_scalars(Path(cfg.work_dir))
     metrics = validation[cfg.train_cfg.max_iters]
     result = {key: round(metrics[f'glyphs/{key}'], 2) for key in ('left', 'right', 'all')}
-    parts = [round(metrics[f'glyphs/part_{part + 1}'], 2) for part in range(PARTS)]
+    parts = [metrics[f'glyphs/part_{part + 1}'] for part in range(PARTS)]
+    parts = [None if math.isnan(accuracy) else round(accuracy, 2) for accuracy in parts]
     return result | dict(parts=parts, cpu_seconds=round(seconds, 1))
 
 

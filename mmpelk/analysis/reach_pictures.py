@@ -35,11 +35,10 @@ class Scene(NamedTuple):
     labels: NDArray[np.uint8]
 
     def far_glyph(self) -> tuple[int, int]:
-        """Return (row, column) of the labeled pixel of the last eighth of the columns that is nearest to the middle of the height."""
-        height, width = self.labels.shape
-        rows, columns = np.nonzero(self.labels[:, -(width // 8) :])
-        nearest = np.abs(rows - height // 2).argmin()
-        return int(rows[nearest]), int(columns[nearest] + width - width // 8)
+        """Return (row, column) of the labeled pixel that is farthest to the right, and highest among several."""
+        columns, rows = np.nonzero(self.labels.T)
+        last = columns.argmax()
+        return int(rows[last]), int(columns[last])
 
 
 def draw_comparison(
@@ -115,7 +114,8 @@ def draw_over_distance(
         for variant in variants:
             found = _found(results, size, variant, seeds)
             if found:
-                axes.plot(middles, np.mean([result['parts'] for result in found], 0), marker='o', markersize=3, label=variant)
+                parts = np.array([result['parts'] for result in found], float)  # None becomes NaN
+                axes.plot(middles, parts.mean(0), marker='o', markersize=3, label=variant)
         axes.axhline(100 / len(COLOR_PALETTE), color='gray', linestyle=':', linewidth=1)
         axes.set(xlabel='distance from the left edge (px)', title=f'{size} px')
         axes.grid(alpha=0.3)
