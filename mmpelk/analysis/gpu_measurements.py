@@ -172,7 +172,7 @@ def largest_batches(name: str, size: int, device: str, precision: str, scale: Sc
     while batch <= scale.largest_batch:
         try:
             rows.append(training_time(name, batch, size, device, precision, scale))
-        except torch.OutOfMemoryError:
+        except torch.cuda.OutOfMemoryError:
             break
         finally:
             if torch.device(device).type == 'cuda':
