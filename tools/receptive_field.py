@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+import cv2
 import mmcv
 from mmengine.device import get_device
 from mmengine.utils import track_iter_progress
@@ -20,6 +21,7 @@ from mmpelk.analysis.receptive_field import (
     without_pooling,
 )
 from mmpelk.apis.images import images_in
+from mmpelk.checkpoints.writing import write_together
 from mmpelk.datasets.digit_scenes import load_photos
 from mmpelk.engine.command_line import add_cfg_options, run_tool
 from mmpelk.engine.config import read_config
@@ -59,8 +61,9 @@ def main() -> None:
     loaded = (image.to(get_device()) for image in load_images(track_iter_progress(images), args.size, norm.mean, norm.std))
     contribution = contribution_map(without_pooling(backbone), loaded)
     ratios = area_ratios(contribution)
-    mmcv.imwrite(mmcv.rgb2bgr(heat_map(contribution)), str(args.out))
-    args.out.with_suffix('.json').write_text(json.dumps({str(share): ratio for share, ratio in ratios.items()}))
+    picture = cv2.imencode('.png', mmcv.rgb2bgr(heat_map(contribution)))[1].tobytes()
+    text = json.dumps({str(share): ratio for share, ratio in ratios.items()})
+    write_together({args.out: picture, args.out.with_suffix('.json'): text.encode()})
     print(f'\n{args.config}, {args.checkpoint or "untrained"}, {len(images)} images of {args.size}x{args.size}')
     print('area of the smallest centered square with a share of the contribution, divided by the area of the image:')
     print('  '.join(f'{share:.0%}: {ratios[share]:.1%}' for share in SHARES))

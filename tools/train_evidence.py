@@ -15,8 +15,9 @@ import time
 from pathlib import Path
 
 from mmpelk.analysis.kernel_comparison import VARIANTS, config_text, results_as_markdown
+from mmpelk.checkpoints.writing import write_atomically
 from mmpelk.engine.command_line import run_tool
-from mmpelk.utils.errors import InputError
+from mmpelk.utils.errors import InputError, first_line
 
 
 def train(name: str, seed: int, epochs: int, work_dir: Path) -> float:
@@ -34,6 +35,19 @@ def train(name: str, seed: int, epochs: int, work_dir: Path) -> float:
     return float(found[-1])
 
 
+def read_results(path: Path) -> dict[str, float]:
+    """Return the results of an earlier, interrupted comparison, the accuracy by variant and seed."""
+    if not path.exists():
+        return {}
+    try:
+        results = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f'{path} is not valid JSON: {first_line(error)}; remove it to start again') from error
+    if not isinstance(results, dict) or not all(isinstance(top1, float) for top1 in results.values()):
+        raise InputError(f'{path} does not contain accuracies by variant and seed; remove it to start again')
+    return results
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--epochs', type=int, default=10, help='default: %(default)s')
@@ -45,14 +59,14 @@ def main() -> None:
     if not Path('data/digits').is_dir():
         raise InputError('data/digits does not exist; make it with python tools/make_digits.py')
     path = args.work_dir / f'results_{args.epochs}e.json'
-    results = json.loads(path.read_text()) if path.exists() else {}
+    results = read_results(path)
     # All variants with the first seed come before any with the second, so that an interrupted comparison is still fair.
     runs = [(name, seed) for seed in range(args.seeds) for name in VARIANTS if f'{name}/{seed}' not in results]
     start = time.monotonic()
     for done, (name, seed) in enumerate(runs, 1):
         folder = args.work_dir / f'{args.epochs}e' / re.sub(r'\W+', '_', f'{name}_{seed}')
         top1 = results[f'{name}/{seed}'] = train(name, seed, args.epochs, folder)
-        path.write_text(json.dumps(results, indent=1))
+        write_atomically(json.dumps(results, indent=1).encode(), path)
         remaining = (time.monotonic() - start) / done * (len(runs) - done)
         print(f'[{done}/{len(runs)}, {remaining / 60:.0f} min to go] {name}, seed {seed}: {top1:.1f}', flush=True)
     print(results_as_markdown(results, args.seeds, args.epochs))

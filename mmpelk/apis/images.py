@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor, nn
 
 from mmpelk.utils.errors import InputError, first_line
-from mmpelk.utils.pillow import FORMATS
+from mmpelk.utils.pillow import FORMATS, check_image_depth
 
 IMAGES = ('.bmp', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
 VIDEOS = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.webm')
@@ -102,13 +102,14 @@ def read_image(path: str | Path) -> np.ndarray:
     The content decides the format, not the file name. Formats that Pillow decodes with other programs, such as EPS, are refused.
 
     Raises:
-        InputError: If the file is missing, truncated, too large, or not an image of a known format.
+        InputError: If the file is missing, truncated, too large, not an image of a known format, or has more than 8 bits per channel.
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise InputError(f'image {path} has {width}x{height} pixels; scale it down to at most {MAX_PIXELS:,} pixels')
+            check_image_depth(image, path)
             image.load()
         return mmcv.imread(str(path), channel_order='bgr', backend='pillow')
     except FileNotFoundError as error:
@@ -117,7 +118,9 @@ def read_image(path: str | Path) -> np.ndarray:
         raise InputError(f'image {path} is too large; scale it down to at most {MAX_PIXELS:,} pixels: {error}') from error
     except UnidentifiedImageError as error:
         raise InputError(f'cannot read image {path}: its content is none of {", ".join(FORMATS)}; convert it to PNG') from error
-    except (OSError, SyntaxError) as error:  # Pillow reports a broken PNG as a SyntaxError
+    except InputError:
+        raise
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow reports a broken PNG as a SyntaxError, and a huge text in it as a ValueError
         raise InputError(f'cannot read image {path}: {first_line(error)}') from error
 
 

@@ -44,6 +44,8 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
             hint = f'put the data there or set {key}.data_root'
             prefixes = dataset.get('data_prefix') or dataset.get('split') or {}
             for name, value in ({'img_path': prefixes} if isinstance(prefixes, str) else prefixes).items():
+                if not isinstance(value, str):
+                    raise InputError(f'{key}.data_prefix.{name} is {value!r}; expected a folder')
                 folder = root / value
                 if not folder.is_dir():
                     raise InputError(f'data folder {folder} does not exist ({key}.data_prefix.{name}); {hint}')
@@ -53,18 +55,22 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
                 raise InputError(f'annotation file {root / dataset.ann_file} does not exist ({key}.ann_file); {hint}')
             if dataset.get('type') == 'CocoDataset':
                 classes = dataset.get('metainfo', {}).get('classes') or DATASETS.get('mmdet.CocoDataset').METAINFO['classes']
-                _check_class_count(cfg.model, len(classes), 'model')
+                check_class_count(cfg.model, len(classes))
                 check_coco(root / dataset.ann_file, root / dataset.data_prefix.img, classes)
 
 
-def _check_class_count(model: ConfigDict, count: int, key: str) -> None:
-    """Check that every head in a detector's config has as many classes as the data."""
+def check_class_count(model: ConfigDict, count: int, key: str = 'model') -> None:
+    """Check that every part with a ``num_classes`` in a model's config has as many classes as the data.
+
+    Raises:
+        InputError: If a part has another number. The message names its key.
+    """
     for name, value in model.items():
         if name == 'num_classes' and value != count:
             raise InputError(f'{key}.num_classes is {value}, but the dataset has {count} classes')
         for index, part in enumerate(value if isinstance(value, list) else [value]):
             if isinstance(part, dict):
-                _check_class_count(part, count, f'{key}.{name}.{index}' if isinstance(value, list) else f'{key}.{name}')
+                check_class_count(part, count, f'{key}.{name}.{index}' if isinstance(value, list) else f'{key}.{name}')
 
 
 def _datasets(dataset: ConfigDict, key: str) -> Iterator[tuple[str, ConfigDict]]:

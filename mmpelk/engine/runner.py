@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -13,7 +15,7 @@ from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import OptimWrapperDict
 from mmengine.registry import HOOKS, RUNNERS
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 from mmengine.runner.checkpoint import CheckpointLoader
 from PIL import Image
 from torch import distributed as dist
@@ -22,14 +24,17 @@ from torch import nn
 from mmpelk.checkpoints import model_weights
 from mmpelk.checkpoints.resuming import check_optimizer
 from mmpelk.utils.errors import TRACEBACK, InputError, build_errors, first_line
-from mmpelk.utils.pillow import FORMATS, forbid_ghostscript
+from mmpelk.utils.pillow import FORMATS, check_image_depth, check_label_depth, forbid_ghostscript
 
 from .config import has_gpu
-from .preflight import unwrap
+from .preflight import check_class_count, unwrap
+from .randomness import ReproducibleDataset, ReproducibleIterationsHook
 
 
 class NamingPipeline(Compose):
     """A data pipeline that names the file when it cannot be read, and never decodes EPS images with Ghostscript.
+
+    Images of more than 8 bits that Pillow would clip are refused, and so are label maps with labels that mmseg would wrap around.
 
     Args:
         pipeline: The pipeline whose transforms are run.
@@ -37,14 +42,26 @@ class NamingPipeline(Compose):
 
     def __init__(self, pipeline: Compose) -> None:
         self.transforms = pipeline.transforms
+        self._checks = {'seg_map_path': check_label_depth}
+        if any(getattr(step, 'imdecode_backend', None) == 'pillow' for step in self.transforms):
+            self._checks['img_path'] = check_image_depth
 
     def __call__(self, data: dict) -> dict | None:
         forbid_ghostscript()  # in each worker too, because a spawned process does not inherit it
         paths = [data[key] for key in ('img_path', 'seg_map_path') if data.get(key)]
         try:
+            for key, check in self._checks.items():
+                if data.get(key) and os.path.isfile(data[key]):  # a file in a remote store is not checked
+                    with Image.open(data[key], formats=FORMATS) as image:
+                        check(image, data[key])
             return super().__call__(data)
-        except (OSError, AssertionError, SyntaxError, cv2.error) as error:  # Pillow reports a broken PNG as a SyntaxError
+        except InputError:
+            raise
+        except Exception as error:
             unreadable = [path for path in paths if not _is_readable(path)]
+            # mmcv and mmseg use assertions to reject files that can be read.
+            if not unreadable and not isinstance(error, (OSError, AssertionError, cv2.error)):
+                raise
             raise InputError(f'cannot read {" or ".join(unreadable or paths)}: {first_line(error)}') from error
 
 
@@ -53,7 +70,7 @@ def _is_readable(path: str) -> bool:
     try:
         with Image.open(path, formats=FORMATS) as image:
             image.load()
-    except (OSError, SyntaxError):
+    except Exception:  # a broken file can make Pillow raise anything, such as a SyntaxError
         return False
     return True
 
@@ -76,7 +93,8 @@ class AverageStatisticsHook(Hook):
 class NamingRunner(Runner):
     """mmengine's Runner with data sets that name a file that cannot be read, and without SyncBN on CPUs.
 
-    A checkpoint that training cannot be resumed from ends in an InputError.
+    A checkpoint that training cannot be resumed from ends in an InputError. So does a wrong value in the config. A resumed run draws the
+    same random numbers as an undisturbed one.
     """
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
@@ -97,15 +115,62 @@ class NamingRunner(Runner):
                 f'checkpoint {filename} cannot be resumed from: {_reason(error)} ({TRACEBACK}=1 shows where)'
             ) from error
 
+    def build_train_loop(self, loop: Any) -> BaseLoop:
+        """Build the training loop, its data loader, and its dataset."""
+        return self._build(super().build_train_loop, loop)
+
+    def build_val_loop(self, loop: Any) -> BaseLoop:
+        """Build the validation loop, its data loader, and its dataset."""
+        return self._build(super().build_val_loop, loop)
+
+    def build_test_loop(self, loop: Any) -> BaseLoop:
+        """Build the test loop, its data loader, and its dataset."""
+        return self._build(super().build_test_loop, loop)
+
+    def _build(self, build: Callable[[Any], BaseLoop], loop: Any) -> BaseLoop:
+        """Build a loop, and check that there are data, and that the model has as many classes as they have."""
+        with build_errors():
+            built = build(loop)
+        dataset = built.dataloader.dataset
+        if not len(dataset):
+            folders, suffix = getattr(dataset, 'data_prefix', 'its folders'), getattr(dataset, 'img_suffix', 'the expected suffix')
+            raise InputError(f'the data set is empty: no image in {folders} ends in {suffix!r}, or all of them are filtered out')
+        classes = getattr(dataset, 'metainfo', {}).get('classes')
+        if classes and self.cfg.get('model'):
+            check_class_count(self.cfg.model, len(classes))
+        return built
+
+    def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
+        """Build the optimizer and its wrapper."""
+        with build_errors():
+            return super().build_optim_wrapper(optim_wrapper)
+
+    def build_param_scheduler(self, scheduler: Any) -> Any:
+        """Build the schedulers of the learning rate and of other parameters."""
+        with build_errors():
+            return super().build_param_scheduler(scheduler)
+
+    def register_hooks(self, default_hooks: dict | None = None, custom_hooks: list | None = None) -> None:
+        """Register hooks, and the one that seeds each iteration."""
+        super().register_hooks(default_hooks, custom_hooks)
+        self.register_hook(ReproducibleIterationsHook())
+
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """Wrap the model for distributed training. mmengine reverts SyncBN on one process; this does it on several CPU processes."""
         return super().wrap_model(model_wrapper_cfg, model if has_gpu() else revert_sync_batchnorm(model))
 
     @staticmethod
     def build_dataloader(dataloader, *args, **kwargs):
-        """Build a data loader. Every pipeline in it, also inside of dataset wrappers, becomes a NamingPipeline."""
+        """Build a data loader. Every pipeline in it, also inside of dataset wrappers, becomes a NamingPipeline.
+
+        A loader that is built from a config draws its random numbers as :mod:`mmpelk.engine.randomness` describes.
+        """
+        if isinstance(dataloader, dict) and isinstance(dataloader.get('sampler'), dict):
+            dataset = dict(type='mmengine.ReproducibleDataset', dataset=dataloader['dataset'])
+            sampler = dict(type='mmengine.PlacedSampler', sampler=dataloader['sampler'])
+            dataloader = dict(dataloader, dataset=dataset, sampler=sampler)
         loader = Runner.build_dataloader(dataloader, *args, **kwargs)
-        datasets = [loader.dataset]
+        datasets = [loader.dataset.dataset if isinstance(loader.dataset, ReproducibleDataset) else loader.dataset]
         for dataset in datasets:
             datasets += getattr(dataset, 'datasets', [])
             datasets += [dataset.dataset] if hasattr(dataset, 'dataset') else []
@@ -174,6 +239,14 @@ def _multiply(options: dict, names: tuple[str, ...], factor: int) -> None:
         value = options.get(name)
         if value is not None:
             options[name] = [item * factor for item in value] if isinstance(value, list) else value * factor
+
+
+def adopt_seed(runner: Runner, checkpoint: dict) -> None:
+    """Use the seed of a checkpoint to resume from, if the config has none. mmengine does so only after it has built the data loaders."""
+    seed = checkpoint['meta'].get('seed')
+    if seed is not None and runner._randomness_cfg.get('seed') is None:
+        runner._randomness_cfg.update(seed=seed)
+        runner.set_randomness(**runner._randomness_cfg)
 
 
 def initialize_head(runner: Runner, path: str) -> None:
