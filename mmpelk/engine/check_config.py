@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from mmengine.config import Config
 
-from mmpelk.models.arguments import is_int, is_number
+from mmpelk.utils.arguments import is_int, is_number
 from mmpelk.utils.errors import InputError
 
 
@@ -41,6 +41,7 @@ RULES = [
     Rule(r'(train|val|test)_(dataloader|cfg)|optim_wrapper|default_hooks', _is(dict, NONE), 'a dict or None'),
     Rule(r'optim_wrapper\.paramwise_cfg|visualizer|log_processor|auto_scale_lr', _is(dict, NONE), 'a dict or None'),
     Rule(r'data_preprocessor|tta_model|default_hooks\.\w+', _is(dict, NONE), 'a dict or None'),
+    Rule(r'model(\.\w+)*\.init_cfg', _is(dict, list, NONE), 'a dict, a list of dicts, or None'),
     Rule(r'(val|test)_evaluator|param_scheduler', _is(dict, list, NONE), 'a dict, a list of dicts, or None'),
     Rule(r'custom_hooks|tta_pipeline', _is(list, NONE), 'a list of dicts or None'),
     Rule(rf'{DATASET}|{DATASET}\.metainfo', _is(dict), 'a dict'),

@@ -9,7 +9,7 @@ from pathlib import Path
 from mmengine.config import DictAction
 
 from mmpelk.checkpoints import install_safe_io
-from mmpelk.utils.errors import InputError, one_line_errors
+from mmpelk.utils.errors import InputError, first_line, one_line_errors
 from mmpelk.utils.pillow import forbid_ghostscript
 from mmpelk.utils.torchvision_compat import declare_missing_operators
 
@@ -35,7 +35,10 @@ class SettingsAction(DictAction):
         for value in values:
             if not value.partition('=')[0] or '=' not in value:
                 parser.error(f'{option_string} takes settings such as key=value, got {value!r}')
-        super().__call__(parser, namespace, values, option_string)
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except (AssertionError, RecursionError, ValueError) as error:  # a RecursionError is how it fails on parentheses such as dict(...)
+            parser.error(f'{option_string} cannot read {" ".join(values)!r}: {first_line(error)}; lists are key="[a,b]" or key=a,b')
 
 
 def check_outputs(outputs: Iterable[str | Path], inputs: Iterable[str | Path]) -> None:

@@ -17,9 +17,9 @@ from mmpelk.ops.backends import check_backend_name
 from mmpelk.ops.functional import check_pos_embed_mode
 from mmpelk.ops.layout import memory_format
 from mmpelk.ops.resizing import check_resize_mode
+from mmpelk.utils.arguments import check_flags, is_int, is_number
 from mmpelk.utils.errors import InputError
 
-from .arguments import check_flags, is_int, is_number
 from .block import LayerNorm2d, PeLKBlock, PeLKStage
 from .state_dict import describe_change, resize_stages
 
@@ -132,6 +132,8 @@ class PeLKConvNeXt(BaseModule):
         self.gap_before_final_norm = gap_before_final_norm
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
+        if norm_cfg is not None and not (isinstance(norm_cfg, dict) and 'type' in norm_cfg):
+            raise ValueError(f"norm_cfg must be None or a dict with a 'type', got {norm_cfg!r}")
         if not is_int(in_channels) or in_channels < 1:
             raise ValueError(f'in_channels must be a positive integer, got {in_channels!r}')
         if not is_number(layer_scale_init_value) or layer_scale_init_value < 0:

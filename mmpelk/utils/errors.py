@@ -66,13 +66,14 @@ def _is_mmpretrain_beside_transformers(error: BaseException) -> bool:
 
 
 def _is_from_config(error: BaseException) -> bool:
-    """Return whether mmengine's registries or configs raised the error, or the config's arguments do not fit a constructor.
+    """Return whether the error comes from mmengine's registries or configs, from mmcv's builders of layers, from code of the libraries
+    that a registry has called with the config's values, or from a constructor that the config's arguments do not fit.
 
     The arguments come from the config if the constructor is called by a registry, or by a subclass that passes them on to it. A
     constructor that is called with wrong arguments anywhere else is a bug of the calling code.
     """
     modules = [frame.f_globals.get('__name__', '') for frame, _ in traceback.walk_tb(error.__traceback__)]
-    if modules[-1].startswith(('mmengine.registry.', 'mmengine.config.')):
+    if modules[-1].startswith(('mmengine.registry.', 'mmengine.config.', 'mmcv.cnn.bricks.')):
         return True
     built = [index for index, module in enumerate(modules) if module.startswith('mmengine.registry.')]
     if built and all(module.split('.')[0] in LIBRARIES for module in modules[built[-1] :]):

@@ -3,8 +3,11 @@
 soak.py commands      command lines with invalid input, in forked processes
 soak.py checkpoints   damaged checkpoints
 soak.py operator      random calls of the operator against float64 loops
+soak.py kills         training that is killed at random moments and resumed
+soak.py memory        an hour of training, whose memory must not grow
 
-``--count`` limits the number of inputs, spread over all kinds. Failures are printed, and the exit code is then 1.
+Several kinds can be given, and ``all`` stands for all of them. ``--count`` limits the number of inputs; command lines are then spread over
+all cases. Failures are printed, and the exit code is then 1.
 """
 
 from __future__ import annotations
@@ -23,7 +26,8 @@ FOLDER = Path(__file__).parent
 sys.path[:0] = [str(FOLDER.parents[1]), str(FOLDER.parent), str(FOLDER.parent / 'ops')]
 os.environ.setdefault('MPLBACKEND', 'Agg')
 
-DEFAULTS = dict(commands=None, checkpoints=2000, operator=5000)
+# The number of inputs of each kind. All command lines are tried, and memory is measured for a number of minutes.
+COUNTS = dict(commands=None, checkpoints=2000, operator=5000, kills=20, memory=60)
 
 
 def results(kind: str, count: int | None, only: str, home: Path) -> Iterator[tuple[str, str | None]]:
@@ -42,6 +46,16 @@ def results(kind: str, count: int | None, only: str, home: Path) -> Iterator[tup
 
         yield from damaged_checkpoints.run(count, home, home / 'cls.py', home / 'cls.pth')
         return
+    if kind == 'kills':
+        import kills
+
+        yield from kills.run(count, home)
+        return
+    if kind == 'memory':
+        import memory
+
+        yield from memory.run(count, home)
+        return
     cases = [case for case in bad_commands.all_cases() if re.search(only, case.name)]
     print(f'{len(cases)} command lines', flush=True)
     step = max(1, len(cases) // count) if count else 1
@@ -50,17 +64,19 @@ def results(kind: str, count: int | None, only: str, home: Path) -> Iterator[tup
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('kinds', nargs='+', choices=[*DEFAULTS], metavar='kind', help=f'any of {", ".join(DEFAULTS)}')
-    parser.add_argument('--count', type=int, help=f'number of inputs; default: {DEFAULTS}, where None is all of them')
+    parser.add_argument('kinds', nargs='+', choices=['all', *COUNTS], metavar='kind', help=f'all, or any of {", ".join(COUNTS)}')
+    parser.add_argument('--count', type=int, help=f'number of inputs, or of minutes for memory; default: {COUNTS}')
     parser.add_argument('--only', default='', help='run only command lines that match this regular expression')
     args = parser.parse_args()
     logging.disable(logging.WARNING)
     failed = 0
-    for kind in args.kinds:
+    for kind in COUNTS if 'all' in args.kinds else args.kinds:
         start, tried, faults = time.monotonic(), 0, 0
         with tempfile.TemporaryDirectory() as home:
-            for what, fault in results(kind, args.count or DEFAULTS[kind], args.only, Path(home)):
+            for what, fault in results(kind, args.count or COUNTS[kind], args.only, Path(home)):
                 tried += 1
+                if kind == 'memory':
+                    print(what, flush=True)
                 if fault is not None:
                     faults += 1
                     print(f'FAILED {what}\n       {fault}', flush=True)
