@@ -9,6 +9,7 @@
 #   make test-transformers  Run the tests that need transformers, which OneDL's mmpretrain cannot be installed with.
 #   make test            Install everything, with mmcv's compiled operators, check the style, and run all tests.
 #   make sanitize        Run the native library's cases under AddressSanitizer, UndefinedBehaviorSanitizer, and ThreadSanitizer.
+#   make soak            Run all hostile inputs and an hour of training, as docs/robustness.md describes. It takes hours.
 #   make lint            Check the style.
 #   make docs            Build the documentation as a site in site/.
 #   make env             Install what make demo needs, and stop there.
@@ -37,7 +38,7 @@ SETUP := bash tools/setup_env.sh $(VENV) $(STACK)
 
 # Two targets must not install into one environment at the same time.
 .NOTPARALLEL:
-.PHONY: demo demo-det demo-cls demo-grow demo-onnx demo-transfer docs test test-transformers sanitize lint clean-demo
+.PHONY: demo demo-det demo-cls demo-grow demo-onnx demo-transfer docs test test-transformers sanitize soak lint clean-demo
 .PHONY: env env-det env-onnx env-docs env-lint env-test
 
 demo: env $(SEG)/trained
@@ -108,6 +109,9 @@ test-transformers: env-test
 
 sanitize: env-test
 	$(PY) tests/ops/backends/native/sanitize.py
+
+soak: env-test
+	OMP_NUM_THREADS=1 $(PY) tests/hostile/soak.py all
 
 docs: env-docs
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet

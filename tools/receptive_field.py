@@ -27,6 +27,9 @@ from mmpelk.engine.command_line import add_cfg_options, run_tool
 from mmpelk.engine.config import read_config
 from mmpelk.utils.errors import InputError
 
+# The backward pass keeps every activation.
+MAX_SIZE = 8192
+
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -40,8 +43,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', type=Path, default=Path('receptive_field.png'), help='PNG to write; default: %(default)s')
     add_cfg_options(parser)
     args = parser.parse_args()
-    if args.size < 64:
-        raise InputError(f'--size must be at least 64, got {args.size}')
+    if not 64 <= args.size <= MAX_SIZE:
+        raise InputError(f'--size must lie between 64 and {MAX_SIZE}, got {args.size}')
     if args.out.suffix != '.png':
         raise InputError(f'--out must end in .png, got {args.out}')
     if args.limit < 1:
@@ -56,7 +59,12 @@ def main() -> None:
     cfg = read_config(args.config, args.cfg_options)
     backbone = build_backbone(cfg, args.checkpoint).to(get_device())
     backbone.eval()  # in a line of its own, because eval() of mmpretrain's backbones returns None
-    norm = cfg.model.data_preprocessor
+    norm = cfg.model.get('data_preprocessor') or {}
+    for name in ('mean', 'std'):
+        if not isinstance(norm.get(name), (list, tuple)) or len(norm[name]) != 3:
+            raise InputError(
+                f'config {args.config} has {norm.get(name)!r} as model.data_preprocessor.{name}; expected three numbers'
+            )
     images = images_in(args.images)[: args.limit] if args.images else load_photos()
     loaded = (image.to(get_device()) for image in load_images(track_iter_progress(images), args.size, norm.mean, norm.std))
     contribution = contribution_map(without_pooling(backbone), loaded)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from mmengine.config import ConfigDict
+from mmengine.runner.checkpoint import CheckpointLoader
 
 from mmpelk.checkpoints.resuming import check_resumable, latest_checkpoint
 from mmpelk.engine.command_line import add_runner_arguments, run_tool
@@ -61,9 +62,11 @@ def main() -> None:
     check_data(cfg, ('train', 'val'))
     runner = build_runner(cfg)
     accumulate_gradients(runner)
+    checkpoints = {}
     if args.pretrained:
-        initialize_head(runner, args.pretrained)
-    check_pretrained(runner.model, runner.work_dir)
+        checkpoints[args.pretrained] = CheckpointLoader.load_checkpoint(args.pretrained, 'cpu')
+        initialize_head(runner, args.pretrained, checkpoints[args.pretrained])
+    check_pretrained(runner.model, runner.work_dir, checkpoints)
     if resumed is not None:
         checkpoint = check_checkpoint(resumed, runner.model, resize=False)
         check_resumable(checkpoint, resumed)

@@ -29,7 +29,9 @@ def latest_checkpoint(work_dir: str | Path) -> str | None:
     # torch and mmengine can also resume from a folder that DeepSpeed wrote.
     if not name or len(name) > MAX_PATH or not Path(name).exists():
         shown = repr(name if len(name) <= MAX_PATH else f'{name[:60]}...')
-        raise InputError(f'{record} names {shown} as the latest checkpoint, which does not exist; pass one as --resume CHECKPOINT')
+        raise InputError(
+            f'{record} names {shown} as the latest checkpoint, which does not exist; pass one as --resume CHECKPOINT'
+        )
     return name
 
 

@@ -37,11 +37,12 @@ DATASET = r'(train|val|test)_dataloader\.dataset(\.dataset|\.datasets\.\d+)*'
 # that take them.
 RULES = [
     Rule(r'model|(train|val|test)_dataloader\.sampler|env_cfg|randomness', _is(dict), 'a dict'),
-    Rule(r'model\.(backbone|data_preprocessor)|optim_wrapper\.optimizer', _is(dict), 'a dict'),
+    Rule(r'model\.backbone|optim_wrapper\.optimizer', _is(dict), 'a dict'),
     Rule(r'(train|val|test)_(dataloader|cfg)|optim_wrapper|default_hooks', _is(dict, NONE), 'a dict or None'),
     Rule(r'optim_wrapper\.paramwise_cfg|visualizer|log_processor|auto_scale_lr', _is(dict, NONE), 'a dict or None'),
-    Rule(r'data_preprocessor|tta_model|default_hooks\.\w+', _is(dict, NONE), 'a dict or None'),
+    Rule(r'(model\.)?data_preprocessor|tta_model|default_hooks\.\w+', _is(dict, NONE), 'a dict or None'),
     Rule(r'model(\.\w+)*\.init_cfg', _is(dict, list, NONE), 'a dict, a list of dicts, or None'),
+    Rule(r'model(\.\w+)*\.init_cfg\.\d+', _is(dict), 'a dict'),
     Rule(r'(val|test)_evaluator|param_scheduler', _is(dict, list, NONE), 'a dict, a list of dicts, or None'),
     Rule(r'custom_hooks|tta_pipeline', _is(list, NONE), 'a list of dicts or None'),
     Rule(rf'{DATASET}|{DATASET}\.metainfo', _is(dict), 'a dict'),

@@ -30,15 +30,25 @@ class SettingsAction(DictAction):
     """mmengine's DictAction, with an error for arguments that are not key=value."""
 
     def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Sequence[str], option_string: str | None = None
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Sequence[str],
+        option_string: str | None = None,
     ) -> None:
         for value in values:
             if not value.partition('=')[0] or '=' not in value:
                 parser.error(f'{option_string} takes settings such as key=value, got {value!r}')
         try:
             super().__call__(parser, namespace, values, option_string)
-        except (AssertionError, RecursionError, ValueError) as error:  # a RecursionError is how it fails on parentheses such as dict(...)
-            parser.error(f'{option_string} cannot read {" ".join(values)!r}: {first_line(error)}; lists are key="[a,b]" or key=a,b')
+        except (
+            AssertionError,
+            RecursionError,
+            ValueError,
+        ) as error:  # a RecursionError is how it fails on parentheses such as dict(...)
+            parser.error(
+                f'{option_string} cannot read {" ".join(values)!r}: {first_line(error)}; lists are key="[a,b]" or key=a,b'
+            )
 
 
 def check_outputs(outputs: Iterable[str | Path], inputs: Iterable[str | Path]) -> None:

@@ -84,7 +84,14 @@ def _datasets(dataset: ConfigDict, key: str) -> Iterator[tuple[str, ConfigDict]]
         yield key, dataset
 
 
-def check_checkpoint(path: str | Path, model: nn.Module, strict: bool = True, prefix: str = '', resize: bool = True) -> dict:
+def check_checkpoint(
+    path: str | Path,
+    model: nn.Module,
+    strict: bool = True,
+    prefix: str = '',
+    resize: bool = True,
+    checkpoint: dict | None = None,
+) -> dict:
     """Check that a checkpoint which the runner is about to load is safe, complete, and of this model.
 
     Args:
@@ -93,6 +100,7 @@ def check_checkpoint(path: str | Path, model: nn.Module, strict: bool = True, pr
         strict: See :func:`mmpelk.checkpoints.check_fit`.
         prefix: Prefix of the model's weights in the checkpoint.
         resize: Whether kernels of other grids are allowed. They are resized on loading.
+        checkpoint: The content of the file, if it has been read already.
 
     Returns:
         The checkpoint.
@@ -100,7 +108,7 @@ def check_checkpoint(path: str | Path, model: nn.Module, strict: bool = True, pr
     Raises:
         InputError: If the checkpoint cannot be read safely or does not fit the model.
     """
-    checkpoint = CheckpointLoader.load_checkpoint(str(path), 'cpu')
+    checkpoint = checkpoint or CheckpointLoader.load_checkpoint(str(path), 'cpu')
     check_prefix(checkpoint, prefix, path)
     check_fit(model_weights(checkpoint, prefix), unwrap(model), path, strict, resize)
     return checkpoint
@@ -110,7 +118,7 @@ def check_checkpoint(path: str | Path, model: nn.Module, strict: bool = True, pr
 OUTPUT_NORMS = 'norm[0-3].*'
 
 
-def check_pretrained(model: nn.Module, work_dir: str | Path) -> None:
+def check_pretrained(model: nn.Module, work_dir: str | Path, checkpoints: dict[str, dict] | None = None) -> None:
     """Check the checkpoints that parts of the model are initialized from (``init_cfg=dict(type='Pretrained', ...)``).
 
     A checkpoint with foreign names that :mod:`mmpelk.checkpoints.foreign_names` knows is converted for a PeLK or a backbone with grown
@@ -119,20 +127,25 @@ def check_pretrained(model: nn.Module, work_dir: str | Path) -> None:
     Args:
         model: The model, which may be wrapped for distributed training.
         work_dir: Folder for converted checkpoints.
+        checkpoints: The content of files that have been read already, by their paths.
 
     Raises:
         InputError: If a checkpoint is broken or unsafe, fits less than half of its part, lacks depthwise kernels, or has unknown names.
     """
-    model = unwrap(model)
+    model, checkpoints = unwrap(model), dict(checkpoints or {})
     backbones = [module for _, module in large_kernel_backbones(model)]
     for module in model.modules():
         inits = getattr(module, 'init_cfg', None) or []
         for init in [inits] if isinstance(inits, dict) else inits:
             if init.get('type') != 'Pretrained':
                 continue
+            path = str(init['checkpoint'])
+            if path not in checkpoints:
+                checkpoints[path] = CheckpointLoader.load_checkpoint(path, 'cpu')
+            checkpoint = checkpoints[path]
             if any(module is backbone for backbone in backbones):
-                _convert_foreign(init, module, Path(work_dir))
-            check_checkpoint(init['checkpoint'], module, strict=False, prefix=_prefix(init))
+                checkpoint = _convert_foreign(checkpoint, init, module, Path(work_dir))
+            check_checkpoint(init['checkpoint'], module, strict=False, prefix=_prefix(init), checkpoint=checkpoint)
 
 
 def _prefix(init: dict) -> str:
@@ -141,24 +154,28 @@ def _prefix(init: dict) -> str:
     return prefix if not prefix or prefix.endswith('.') else f'{prefix}.'
 
 
-def _convert_foreign(init: dict, backbone: nn.Module, work_dir: Path) -> None:
+def _convert_foreign(checkpoint: dict, init: dict, backbone: nn.Module, work_dir: Path) -> dict:
     """Convert the checkpoint of an ``init_cfg`` and point the ``init_cfg`` to the result, if its names are not the backbone's.
+
+    Returns:
+        The checkpoint that the backbone is then initialized from.
 
     Raises:
         InputError: If names are unknown, or the backbone needs more than the checkpoint has.
     """
-    checkpoint = CheckpointLoader.load_checkpoint(str(init['checkpoint']), 'cpu')
     own = model_weights(checkpoint, _prefix(init))
     if not set(depthwise_kernels(backbone)).isdisjoint(own):
-        return
+        return checkpoint
     if not own and _prefix(init) not in ('', 'backbone.'):  # the wrong part of a checkpoint is not a foreign checkpoint
-        return
+        return checkpoint
     conversion = convert(source_weights(checkpoint), backbone)
     conversion.check(init['checkpoint'], allow_missing=[OUTPUT_NORMS], allow_unused=[OUTPUT_NORMS])
     converted = work_dir / f'converted_{Path(str(init["checkpoint"])).stem}.pth'
-    write_checkpoint(dict(state_dict=conversion.weights, meta=dict(converted_from=str(init['checkpoint']))), converted)
+    result = dict(state_dict=conversion.weights, meta=dict(converted_from=str(init['checkpoint'])))
+    write_checkpoint(result, converted)
     print_log(f"{init['checkpoint']} has foreign names; the backbone's weights in it are converted to {converted}", 'current')
     init.update(checkpoint=str(converted), prefix='backbone.')
+    return result
 
 
 def check_masks(checkpoint: dict, path: str | Path, runner: Runner) -> None:

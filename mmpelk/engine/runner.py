@@ -16,7 +16,6 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import OptimWrapperDict
 from mmengine.registry import HOOKS, RUNNERS
 from mmengine.runner import BaseLoop, Runner
-from mmengine.runner.checkpoint import CheckpointLoader
 from PIL import Image
 from torch import distributed as dist
 from torch import nn
@@ -52,15 +51,15 @@ class NamingPipeline(Compose):
         try:
             for key, check in self._checks.items():
                 if data.get(key) and os.path.isfile(data[key]):  # a file in a remote store is not checked
-                    with Image.open(data[key], formats=FORMATS) as image:
+                    with Image.open(data[key]) as image:
                         check(image, data[key])
             return super().__call__(data)
         except InputError:
             raise
         except Exception as error:
             unreadable = [path for path in paths if not _is_readable(path)]
-            # mmcv and mmseg use assertions to reject files that can be read.
-            if not unreadable and not isinstance(error, (OSError, AssertionError, cv2.error)):
+            # Some errors come from files that Pillow can read: mmcv and mmseg use assertions to reject them.
+            if not unreadable and not isinstance(error, (OSError, AssertionError, SyntaxError, cv2.error)):
                 raise
             raise InputError(f'cannot read {" or ".join(unreadable or paths)}: {first_line(error)}') from error
 
@@ -133,7 +132,10 @@ class NamingRunner(Runner):
             built = build(loop)
         dataset = built.dataloader.dataset
         if not len(dataset):
-            folders, suffix = getattr(dataset, 'data_prefix', 'its folders'), getattr(dataset, 'img_suffix', 'the expected suffix')
+            folders, suffix = (
+                getattr(dataset, 'data_prefix', 'its folders'),
+                getattr(dataset, 'img_suffix', 'the expected suffix'),
+            )
             raise InputError(f'the data set is empty: no image in {folders} ends in {suffix!r}, or all of them are filtered out')
         classes = getattr(dataset, 'metainfo', {}).get('classes')
         if classes and self.cfg.get('model'):
@@ -249,17 +251,18 @@ def adopt_seed(runner: Runner, checkpoint: dict) -> None:
         runner.set_randomness(**runner._randomness_cfg)
 
 
-def initialize_head(runner: Runner, path: str) -> None:
+def initialize_head(runner: Runner, path: str, checkpoint: dict) -> None:
     """Let a classifier's head start from a checkpoint too, if the checkpoint has a head of the same shape.
 
     Args:
         runner: A runner whose model has not been initialized yet.
-        path: The checkpoint.
+        path: The checkpoint file.
+        checkpoint: Its content.
     """
     head = getattr(unwrap(runner.model), 'head', None)
     if not isinstance(head, nn.Module):
         return
-    weights = model_weights(CheckpointLoader.load_checkpoint(path, 'cpu'), 'head.')
+    weights = model_weights(checkpoint, 'head.')
     fits = {name: value.shape for name, value in weights.items()} == {
         name: value.shape for name, value in head.state_dict().items()
     }

@@ -121,9 +121,7 @@ class PeLKConvNeXt(BaseModule):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        check_flags(
-            use_grn=use_grn, gap_before_final_norm=gap_before_final_norm, norm_eval=norm_eval, with_cp=with_cp
-        )
+        check_flags(use_grn=use_grn, gap_before_final_norm=gap_before_final_norm, norm_eval=norm_eval, with_cp=with_cp)
         self.depths, self.channels = depths, channels = self._resolve_arch(arch, width_factor)
         self.kernel_form = kernel_form
         self.resize_mode = resize_mode
@@ -193,7 +191,7 @@ class PeLKConvNeXt(BaseModule):
             _check_length(f"arch['{name}']", arch[name])
             if not all(is_int(value) and value > 0 for value in arch[name]):
                 raise ValueError(f"arch['{name}'] must contain positive integers, got {arch[name]!r}")
-        if not is_number(width_factor) or not 1 <= int(width_factor * min(arch['channels'])):
+        if not is_number(width_factor) or int(width_factor * min(arch['channels'])) < 1:
             raise ValueError(f'width_factor must be a number that leaves at least one channel, got {width_factor!r}')
         return tuple(arch['depths']), tuple(int(width * width_factor) for width in arch['channels'])
 

@@ -6,7 +6,7 @@ import socket
 from types import SimpleNamespace
 
 import cv2
-import mmcv.transforms  # noqa: F401  registers LoadImageFromFile
+import mmcv.transforms
 import numpy as np
 import pytest
 import torch
@@ -98,6 +98,35 @@ def test_only_reading_errors_name_files(error, named, images):
         paths['seg_map_path'] = paths['img_path']
         with pytest.raises(InputError, match=f'first.png or {images}/first.png: '):
             NamingPipeline(Compose([fail]))(paths)
+
+
+def pipeline(**options):
+    return NamingPipeline(Compose([lambda data: data | options]))
+
+
+def test_deep_images_and_label_maps(tmp_path):
+    """Pillow would clip gray images of 16 bits, and mmseg keeps 8 bits of labels."""
+    for name, value in (('deep', 300), ('fits', 255)):
+        cv2.imwrite(str(tmp_path / f'{name}.png'), np.full((4, 4), value, np.uint16))
+    deep, fits = str(tmp_path / 'deep.png'), str(tmp_path / 'fits.png')
+    with pytest.raises(InputError, match=r'deep.png contains labels from 300 to 300; labels must be 0 to 255'):
+        pipeline()(dict(seg_map_path=deep))
+    assert pipeline(seen=1)(dict(seg_map_path=fits))['seen'] == 1
+    loading = NamingPipeline(Compose([mmcv.transforms.LoadImageFromFile(imdecode_backend='pillow')]))
+    with pytest.raises(InputError, match=r'deep.png has more than 8 bits per pixel \(mode I;16\); convert it to 8 bits'):
+        loading(dict(img_path=deep))
+    # OpenCV scales the values to 8 bits.
+    assert NamingPipeline(Compose([mmcv.transforms.LoadImageFromFile()]))(dict(img_path=deep))['img'].max() == 300 // 256
+
+
+def test_a_broken_file_is_named_whatever_its_error_is(tmp_path):
+    (tmp_path / 'broken.png').write_bytes(b'no image')
+
+    def fail(data):
+        raise KeyError('x')
+
+    with pytest.raises(InputError, match=r'^cannot read .*broken.png: x$'):
+        NamingPipeline(Compose([fail]))(dict(seg_map_path='', img_path=str(tmp_path / 'broken.png')))
 
 
 def runner_config(tmp_path, **options):

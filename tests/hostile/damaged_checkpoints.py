@@ -112,7 +112,9 @@ def _damage_bytes(rng: np.random.Generator, content: bytes) -> tuple[str, bytes]
     """Change the bytes of a file as failing disks and transfers do."""
     data, size = bytearray(content), len(content)
     at, length = int(rng.integers(size)), int(2 ** rng.uniform(0, 12))
-    kind = str(rng.choice(['flip', 'flip several', 'cut', 'zeros', 'noise', 'removed', 'repeated', 'swapped', 'empty', 'appended']))
+    kind = str(
+        rng.choice(['flip', 'flip several', 'cut', 'zeros', 'noise', 'removed', 'repeated', 'swapped', 'empty', 'appended'])
+    )
     if kind.startswith('flip'):
         for at in rng.integers(size, size=1 if kind == 'flip' else 20):
             data[at] ^= 1 << int(rng.integers(8))

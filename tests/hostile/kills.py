@@ -61,7 +61,9 @@ def run(count: int, home: Path, seed: int = 0) -> Iterator[tuple[str, str | None
 
 def _difference(straight: Path, resumed: Path) -> str | None:
     """Return how the final weights of two runs differ, or None."""
-    weights, others = (torch.load(folder / f'iter_{ITERATIONS}.pth', weights_only=False)['state_dict'] for folder in (straight, resumed))
+    weights, others = (
+        torch.load(folder / f'iter_{ITERATIONS}.pth', weights_only=False)['state_dict'] for folder in (straight, resumed)
+    )
     different = [name for name, value in weights.items() if not torch.equal(value, others[name])]
     left = [path.name for path in resumed.iterdir() if path.name.startswith('.')]
     if left:

@@ -43,10 +43,7 @@ def _compared_call(rng: np.random.Generator) -> tuple[str, str | None]:
     for argument in arguments:
         argument.requires_grad_()
     options = dict(bias=bias, backend=backend, partial=passed > 0)
-    if is_dense:
-        output = depthwise_conv2d(x, weight, **options)
-    else:
-        output = peripheral_conv2d(x, weight, grid, **options)
+    output = depthwise_conv2d(x, weight, **options) if is_dense else peripheral_conv2d(x, weight, grid, **options)
     gradients = torch.autograd.grad(output, arguments, up)
 
     exact = [tensor.detach().double().numpy() for tensor in (x, weight[:, 0], up)]
@@ -57,7 +54,9 @@ def _compared_call(rng: np.random.Generator) -> tuple[str, str | None]:
     grad_x = np.concatenate([grad_x, exact[2][:, c:]], 1)
     grad_weight = (grad_kernel if is_dense else collapse(grad_kernel, half))[:, None]
     expected_gradients = [grad_x, grad_weight] + [exact[2][:, :c].sum((0, 2, 3))] * (bias is not None)
-    what = f'{backend} {dtype} {tuple(x.shape)} {x.stride()} {shape if is_dense else half} bias={bias is not None} passed={passed}'
+    what = (
+        f'{backend} {dtype} {tuple(x.shape)} {x.stride()} {shape if is_dense else half} bias={bias is not None} passed={passed}'
+    )
     names = ('output', 'gradient of the input', 'gradient of the weight', 'gradient of the bias')
     for name, actual, reference in zip(names, (output, *gradients), (expected, *expected_gradients), strict=False):
         difference = np.abs(actual.detach().double().numpy() - reference).max() / max(1.0, np.abs(reference).max())
@@ -97,7 +96,7 @@ def _refused_call(rng: np.random.Generator) -> tuple[str, str | None]:
     ]  # fmt: skip
     change = wrong[rng.integers(len(wrong))]
     arguments = dict(x=x, weight=weight, bias=bias) | options | change
-    what = f'refused: {({name: getattr(value, "shape", value) for name, value in change.items()})}'
+    what = f'refused: { ({name: getattr(value, "shape", value) for name, value in change.items()}) }'
     try:
         torch.ops.mmpelk.depthwise_conv2d(*arguments.values())
     except (ValueError, RuntimeError, NotImplementedError):
