@@ -53,9 +53,9 @@ def write_together(contents: Mapping[str | Path, bytes]) -> None:
 @contextlib.contextmanager
 def _unfinished(content: bytes, path: str | Path) -> Iterator[tuple[Path, Path]]:
     """Write the content beside a file, and return the paths of both. What is still there at the end of the context is removed."""
-    target = Path(os.path.realpath(path))
     unfinished = None
     try:
+        target = Path(os.path.realpath(path))
         if target.is_symlink() or (target.exists() and not target.is_file()):
             raise InputError(f'cannot write {path}: it is not a regular file; choose another path')
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -68,9 +68,11 @@ def _unfinished(content: bytes, path: str | Path) -> Iterator[tuple[Path, Path]]
         mode = target.stat().st_mode if target.exists() else 0o666 & ~_umask()
         os.chmod(unfinished, mode)
         yield Path(unfinished), target
+    except InputError:
+        raise
+    except FileExistsError as error:
+        raise InputError(f'cannot write {path}: {error.filename} is not a directory') from error
     except (OSError, ValueError) as error:  # a path with a null byte is a ValueError
-        if isinstance(error, InputError):
-            raise
         raise InputError(f'cannot write {path}: {getattr(error, "strerror", None) or error}') from error
     finally:
         if unfinished is not None:

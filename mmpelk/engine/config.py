@@ -16,13 +16,6 @@ from mmpelk.utils.errors import TRACEBACK, InputError, first_line
 
 from .check_config import check_settings
 
-# What mmengine reads from the environment that a launcher sets.
-LAUNCHERS = dict(
-    pytorch=('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'),
-    slurm=('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST'),
-    mpi=('OMPI_COMM_WORLD_LOCAL_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_RANK', 'MASTER_ADDR'),
-)
-
 
 def load_config(args: argparse.Namespace) -> Config:
     """Read the config that a command line names, and apply the options that the tools share to it.
@@ -34,15 +27,9 @@ def load_config(args: argparse.Namespace) -> Config:
         args: The parsed options of :func:`mmpelk.engine.command_line.add_runner_arguments`.
 
     Raises:
-        InputError: If the file is missing or is not a config, an option does not apply to it, or the launcher was not used.
+        InputError: If the file is missing or is not a config, or an option does not apply to it.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    missing = [name for name in LAUNCHERS.get(args.launcher, ()) if name not in os.environ]
-    if missing:
-        raise InputError(
-            f'--launcher {args.launcher} needs the environment variable {missing[0]}, which the launcher sets for each process; '
-            'start the tool with it, such as with tools/dist_train.sh'
-        )
     cfg = read_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))

@@ -37,6 +37,8 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     for split in splits:
         loader = cfg.get(f'{split}_dataloader')
+        if loader is not None and not loader.get('dataset'):
+            raise InputError(f'{split}_dataloader has no dataset')
         for key, dataset in _datasets(loader.dataset, f'{split}_dataloader.dataset') if loader else ():
             if '://' in (dataset.get('data_root') or ''):
                 continue  # a remote store that mmengine's file backends read

@@ -29,6 +29,13 @@ from .config import has_gpu
 from .preflight import check_class_count, unwrap
 from .randomness import ReproducibleDataset, ReproducibleIterationsHook
 
+# What mmengine reads from the environment that a launcher sets.
+LAUNCHERS = dict(
+    pytorch=('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'),
+    slurm=('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST'),
+    mpi=('OMPI_COMM_WORLD_LOCAL_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_RANK', 'MASTER_ADDR'),
+)
+
 
 class NamingPipeline(Compose):
     """A data pipeline that names the file when it cannot be read, and never decodes EPS images with Ghostscript.
@@ -127,17 +134,10 @@ class NamingRunner(Runner):
         return self._build(super().build_test_loop, loop)
 
     def _build(self, build: Callable[[Any], BaseLoop], loop: Any) -> BaseLoop:
-        """Build a loop, and check that there are data, and that the model has as many classes as they have."""
+        """Build a loop, and check that the model has as many classes as the data."""
         with build_errors():
             built = build(loop)
-        dataset = built.dataloader.dataset
-        if not len(dataset):
-            folders, suffix = (
-                getattr(dataset, 'data_prefix', 'its folders'),
-                getattr(dataset, 'img_suffix', 'the expected suffix'),
-            )
-            raise InputError(f'the data set is empty: no image in {folders} ends in {suffix!r}, or all of them are filtered out')
-        classes = getattr(dataset, 'metainfo', {}).get('classes')
+        classes = getattr(built.dataloader.dataset, 'metainfo', {}).get('classes')
         if classes and self.cfg.get('model'):
             check_class_count(self.cfg.model, len(classes))
         return built
@@ -166,12 +166,19 @@ class NamingRunner(Runner):
         """Build a data loader. Every pipeline in it, also inside of dataset wrappers, becomes a NamingPipeline.
 
         A loader that is built from a config draws its random numbers as :mod:`mmpelk.engine.randomness` describes.
+
+        Raises:
+            InputError: If the data set is empty.
         """
         if isinstance(dataloader, dict) and isinstance(dataloader.get('sampler'), dict):
             dataset = dict(type='mmengine.ReproducibleDataset', dataset=dataloader['dataset'])
             sampler = dict(type='mmengine.PlacedSampler', sampler=dataloader['sampler'])
             dataloader = dict(dataloader, dataset=dataset, sampler=sampler)
         loader = Runner.build_dataloader(dataloader, *args, **kwargs)
+        if not len(loader.dataset):  # mmengine's InfiniteSampler would search for an index forever
+            folders = getattr(loader.dataset, 'data_prefix', 'its folders')
+            suffix = getattr(loader.dataset, 'img_suffix', 'the expected suffix')
+            raise InputError(f'the data set is empty: no image in {folders} ends in {suffix!r}, or all of them are filtered out')
         datasets = [loader.dataset.dataset if isinstance(loader.dataset, ReproducibleDataset) else loader.dataset]
         for dataset in datasets:
             datasets += getattr(dataset, 'datasets', [])
@@ -190,8 +197,14 @@ def build_runner(cfg: Config) -> Runner:
     """Build the runner and its model. With ``launcher='pytorch'`` on a CPU, start the process group with gloo.
 
     Raises:
-        InputError: If an object in the config cannot be built.
+        InputError: If the launcher was not used, or an object in the config cannot be built.
     """
+    missing = [name for name in LAUNCHERS.get(cfg.launcher, ()) if name not in os.environ]
+    if missing:
+        raise InputError(
+            f'launcher {cfg.launcher} needs the environment variable {missing[0]}, which it sets for each process; start the tool with '
+            'the launcher, such as with tools/dist_train.sh'
+        )
     if cfg.launcher == 'pytorch' and not has_gpu() and not dist.is_initialized():
         dist.init_process_group('gloo')  # mmengine would select a CUDA device for each process
     with build_errors():

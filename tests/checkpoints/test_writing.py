@@ -60,7 +60,7 @@ def test_files_are_written_together_or_not_at_all(tmp_path):
 
 @pytest.mark.parametrize(
     'path, reason',
-    [('x' * 300, 'File name too long'), ('file/x', 'Not a directory'), ('a\0b', 'embedded null'), ('y' * 240, None)],
+    [('x' * 300, 'File name too long'), ('file/x', 'file is not a directory'), ('a\0b', 'embedded null'), ('y' * 240, None)],
 )
 def test_the_reason_names_the_file(tmp_path, path, reason):
     (tmp_path / 'file').touch()

@@ -100,6 +100,12 @@ def test_only_reading_errors_name_files(error, named, images):
             NamingPipeline(Compose([fail]))(paths)
 
 
+def test_an_empty_data_set(images):
+    (images / 'empty.json').write_text('{"metainfo": {}, "data_list": []}')
+    with pytest.raises(InputError, match=r"^the data set is empty: no image in {'img_path': '.*'} ends in"):
+        loader(dataset(images, 'empty'))
+
+
 def pipeline(**options):
     return NamingPipeline(Compose([lambda data: data | options]))
 
@@ -168,6 +174,17 @@ def launched(monkeypatch):
         monkeypatch.setenv(name, str(value))
     yield
     dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    'launcher, variable', [('pytorch', 'RANK'), ('slurm', 'SLURM_PROCID'), ('mpi', 'OMPI_COMM_WORLD_LOCAL_RANK')]
+)
+def test_a_launcher_that_was_not_used(toy, tmp_path, launcher, variable, monkeypatch):
+    monkeypatch.delenv(variable, raising=False)
+    cfg = runner_config(tmp_path)
+    cfg.launcher = launcher
+    with pytest.raises(InputError, match=f'^launcher {launcher} needs the environment variable {variable}, which it sets'):
+        build_runner(cfg)
 
 
 @pytest.fixture

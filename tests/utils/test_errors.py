@@ -82,7 +82,6 @@ def build(scope, **options):
         *((scope, {'model.type': 'Nope'}, f'Nope is not in the {scope}::model registry') for scope in DEMOS),
         *((scope, {'model.backbone.type': 'Nope'}, 'Nope is not in') for scope in DEMOS),
         *((scope, {'model.backbone.nope': 1}, r"PeLKConvNeXt.__init__\(\) got an unexpected .* 'nope'") for scope in DEMOS),
-        *((scope, {'model.backbone': None}, 'cfg should be a dict') for scope in DEMOS),
         *((scope, {'model.backbone': dict(_delete_=True, arch='atto')}, 'must contain the key "type"') for scope in DEMOS),
         *((scope, {'model.backbone.arch': 'huge'}, 'arch must be one of') for scope in DEMOS),
         # The heads pass these on to the constructors of their base classes.

@@ -15,7 +15,7 @@ def test_the_peak_is_what_the_context_takes_at_most():
     for size in (0, 2**26, 2**24):
         with measured_peak(CPU) as peak:
             torch.ones(size, dtype=torch.uint8)
-        assert size <= peak[0] < size + 2**24
+        assert size - 2**20 < peak[0] < size + 2**24
 
 
 def test_free_memory_is_a_part_of_all_memory():
