@@ -63,10 +63,9 @@ class NamingPipeline(Compose):
             return super().__call__(data)
         except InputError:
             raise
-        except Exception as error:
+        except (OSError, AssertionError, SyntaxError, ValueError, cv2.error, Image.DecompressionBombError) as error:
             unreadable = [path for path in paths if not _is_readable(path)]
-            # Some errors come from files that Pillow can read: mmcv and mmseg use assertions to reject them.
-            if not unreadable and not isinstance(error, (OSError, AssertionError, SyntaxError, cv2.error)):
+            if not unreadable and isinstance(error, ValueError):  # Pillow raises one for a huge text in a PNG
                 raise
             raise InputError(f'cannot read {" or ".join(unreadable or paths)}: {first_line(error)}') from error
 

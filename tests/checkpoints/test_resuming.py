@@ -130,7 +130,7 @@ def test_a_run_without_an_optimizer_in_its_checkpoint_resumes(trained):
     assert (trained.parent / 'epoch_3.pth').exists()
 
 
-def test_the_latest_checkpoint(tmp_path, trained):
+def test_the_latest_checkpoint(tmp_path):
     assert latest_checkpoint(tmp_path) is None
     path = tmp_path / 'a.pth'
     path.touch()

@@ -36,7 +36,6 @@ def test_all_configs_pass():
         ('optim_wrapper.optimizer.weight_decay', True, 'a number of at least 0'),
         ('randomness.seed', 2**32, r'None or an integer from 0 to 2\*\*32 - 1'),
         ('default_hooks.checkpoint.interval', 0, '-1 or an integer of at least 1'),
-        ('param_scheduler.0', 3, 'a dict'),
         ('custom_hooks', 3, 'a list of dicts or None'),
         ('work_dir', 3, 'text or None'),
     ],
