@@ -25,9 +25,9 @@ def test_commands_and_checkpoints():
     """In one process, which imports everything once."""
     pytest.importorskip('mmdet')
     pytest.importorskip('mmcv._ext')
-    (tried, passed), (checkpoints, loaded) = soak('commands', 'checkpoints', '--only', COMMANDS, '--count', 60)
-    assert tried == passed >= 30 and checkpoints == loaded == 60
+    (tried, passed), (checkpoints, loaded) = soak('commands', 'checkpoints', '--only', COMMANDS, '--count', 30)
+    assert tried == passed >= 25 and checkpoints == loaded == 30
 
 
 def test_operator_calls():
-    assert soak('operator', '--count', 150) == [(150, 150)]
+    assert soak('operator', '--count', 100) == [(100, 100)]
