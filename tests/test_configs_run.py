@@ -43,9 +43,11 @@ def shrink(cfg):
     cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=1, val_interval=10)
     if cfg.default_scope == 'mmseg':
         cfg.model.decode_head.update(in_channels=channels, channels=16)
-        cfg.model.auxiliary_head.update(in_channels=channels[2], channels=16)
+        if 'auxiliary_head' in cfg.model:
+            cfg.model.auxiliary_head.update(in_channels=channels[2], channels=16)
         cfg.model.data_preprocessor.size = (128, 128)
-        cfg.train_dataloader.dataset.data_root = 'data/digit_scenes'  # the digit scenes have ADE20K's layout
+        if cfg.train_dataloader.dataset.type != 'KeyedRowsDataset':
+            cfg.train_dataloader.dataset.data_root = 'data/digit_scenes'  # the digit scenes have ADE20K's layout
         for step in cfg.train_dataloader.dataset.pipeline:
             step.update(dict(RandomResize=dict(scale=(128, 128)), RandomCrop=dict(crop_size=(128, 128))).get(step.type, {}))
         return
@@ -72,12 +74,23 @@ def digits(tmp_path_factory):
     return home
 
 
+@pytest.fixture(scope='session')
+def keyed_rows(tmp_path_factory):
+    from mmpelk.datasets import make_keyed_rows
+
+    home = tmp_path_factory.mktemp('keyed_rows')
+    make_keyed_rows(home / 'data/keyed_rows', 8, 4)
+    return home
+
+
 @pytest.fixture
 def home(request, path):
     """Return a folder with the data that the config reads."""
     if 'rcnn' in path.name:
         pytest.importorskip('mmcv._ext', reason="mmdet needs mmcv's compiled operators")
-    names = dict(digits_cls='digits', digits='digit_scenes', coco='coco', in1k='imagenet', ade20k='digit_scenes')
+    names = dict(
+        keyed_rows='keyed_rows', digits_cls='digits', digits='digit_scenes', coco='coco', in1k='imagenet', ade20k='digit_scenes'
+    )
     return request.getfixturevalue(next(fixture for part, fixture in names.items() if part in path.name))
 
 

@@ -19,6 +19,15 @@ for module in (PeripheralConv2d(2, 51), DepthwiseConv2d(2, 51, partial=True)):
     print(tuple(module(x).shape), tuple(module.weight.grad.shape))
 """
 
+# What tools/gpu.py imports.
+MEASURING_WITH_TORCH_ALONE = """
+import sys
+for name in ('mmengine', 'mmcv', 'mmseg', 'mmdet', 'mmpretrain', 'timm', 'cv2', 'matplotlib', 'pytest', 'hypothesis'):
+    sys.modules[name] = None
+from mmpelk.analysis import gpu_page, gpu_session
+print(list(gpu_session.plan('cpu', gpu_session.SMALL)))
+"""
+
 CHANGES_NOTHING = """
 import sys
 import torch
@@ -49,7 +58,8 @@ added = set().union(*(set(registry.module_dict) - names for registry, names in z
 print(sorted(added))
 
 from mmengine.logging import HistoryBuffer
-assert HistoryBuffer in torch.serialization.get_safe_globals()
+from mmpelk.checkpoints.safe_types import CAN_ALLOW_TYPES
+assert not CAN_ALLOW_TYPES or HistoryBuffer in torch.serialization.get_safe_globals()
 """
 
 
@@ -63,6 +73,18 @@ def test_ops_needs_only_torch():
     assert run(TORCH_ALONE) == ['(1, 2, 9, 9) (2, 1, 13, 13)', '(1, 3, 9, 9) (2, 1, 51, 51)']
 
 
+def test_measuring_on_gpus_needs_only_torch():
+    assert run(MEASURING_WITH_TORCH_ALONE)[-1].startswith("['checks', 'operator', 'inference', 'training'")
+
+
 def test_import_registers_classes_and_changes_nothing_else():
-    expected = ['AtomicCheckpointHook', 'CheckSegMap', 'DynamicSparsityHook', 'FixedSparsityHook', 'GrownBackbone', 'PeLK']
+    expected = [
+        'AtomicCheckpointHook',
+        'CheckSegMap',
+        'DynamicSparsityHook',
+        'FixedSparsityHook',
+        'GrownBackbone',
+        'PeLK',
+        'SharedStepsHook',
+    ]
     assert run(CHANGES_NOTHING)[-1] == str(expected)

@@ -40,9 +40,30 @@ print('native' in available_backends())
 """
 
 
-def run(*command, cwd):
+TRAINING_CONFIG = """
+_base_ = '{configs}/demo/pelk_atto_digits_cls.py'
+custom_imports = dict(imports=['mmpelk', 'my_hook'], allow_failed_imports=False)
+custom_hooks = [dict(type='SayHello')]
+model = dict(backbone=dict(arch=dict(_delete_=True, depths=(1, 1, 1, 1), channels=(16, 16, 16, 16))), head=dict(in_channels=20))
+train_dataloader = dict(dataset=dict(indices=64), num_workers=0, persistent_workers=False)
+val_dataloader = dict(dataset=dict(indices=16), num_workers=0, persistent_workers=False)
+train_cfg = dict(max_epochs=1, val_interval=1)
+"""
+MY_HOOK = """
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+
+@HOOKS.register_module()
+class SayHello(Hook):
+    def after_train(self, runner):
+        runner.logger.info(f'hello after epoch {runner.epoch}')
+"""
+
+
+def run(*command, cwd, **variables):
     """What a command prints, run without this repository on its path and without a package index."""
-    env = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'} | dict(PIP_NO_INDEX='1')
+    env = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'} | dict(PIP_NO_INDEX='1', **variables)
     result = subprocess.run([*map(str, command)], cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     return result.stdout
@@ -60,11 +81,15 @@ def source(tmp_path_factory):
     return copy
 
 
+def build_wheel(source, out, **variables):
+    command = [sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '-w', out, source]
+    run(*command, cwd=out.parent, **variables)
+    return next(out.glob('mmpelk-*.whl'))
+
+
 @pytest.fixture(scope='module')
 def wheel(source):
-    out = source.parent / 'wheel'
-    run(sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '-w', out, source, cwd=out.parent)
-    return next(out.glob('mmpelk-*.whl'))
+    return build_wheel(source, source.parent / 'wheel')
 
 
 def files_of(folder):
@@ -72,6 +97,7 @@ def files_of(folder):
 
 
 def test_wheel(source, wheel):
+    assert wheel.name.startswith(f'mmpelk-{mmpelk.__version__}-py3-none-')
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         index = yaml.safe_load(archive.read('mmpelk/.mim/model-index.yml'))
@@ -99,20 +125,44 @@ def test_source_distribution(source, tmp_path):
     assert not [name for name in names if name.startswith('tests/')]
 
 
-def test_an_installed_wheel(wheel, tmp_path):
-    venv = tmp_path / 'venv'
-    run(sys.executable, '-m', 'venv', '--without-pip', venv, cwd=tmp_path)
+def install(wheel, folder):
+    """Install a wheel into a new environment. Return its Python and its folder of packages."""
+    venv = folder / 'venv'
+    run(sys.executable, '-m', 'venv', '--without-pip', venv, cwd=folder)
     python = venv / ('Scripts/python.exe' if os.name == 'nt' else 'bin/python')
-    run(sys.executable, '-m', 'pip', '--python', python, 'install', '-q', '--no-deps', wheel, cwd=tmp_path)
+    run(sys.executable, '-m', 'pip', '--python', python, 'install', '-q', '--no-deps', wheel, cwd=folder)
     # This environment's OpenMMLab, but not its editable mmpelk: .pth files of a folder that a .pth file names are not read.
-    site = Path(run(python, '-c', 'import sysconfig; print(sysconfig.get_path("purelib"))', cwd=tmp_path).strip())
+    site = Path(run(python, '-c', 'import sysconfig; print(sysconfig.get_path("purelib"))', cwd=folder).strip())
     (site / 'openmmlab.pth').write_text('\n'.join({sysconfig.get_path('purelib'), sysconfig.get_path('platlib')}))
+    return python, site
 
-    outside = tmp_path / 'outside'
-    outside.mkdir()
-    (outside / 'user_config.py').write_text(USER_CONFIG)
-    (outside / 'user_script.py').write_text(USER_SCRIPT)
-    shape, where, versions, native = run(python, 'user_script.py', cwd=outside).splitlines()[-4:]
+
+def use(python, site, folder):
+    """Run a script with a config in a folder of the user's. Return whether the native backend is there."""
+    folder.mkdir()
+    (folder / 'user_config.py').write_text(USER_CONFIG)
+    (folder / 'user_script.py').write_text(USER_SCRIPT)
+    shape, where, versions, native = run(python, 'user_script.py', cwd=folder).splitlines()[-4:]
     assert shape == '(1, 416, 2, 2)' and Path(where) == site / 'mmpelk/__init__.py'
-    assert versions.split() == [mmpelk.__version__] * 2 and native == str(COMPILER)
-    assert '--pretrained' in run(python, site / 'mmpelk/.mim/tools/train.py', '--help', cwd=outside)
+    assert versions.split() == [mmpelk.__version__] * 2
+    return native == 'True'
+
+
+def test_an_installed_wheel(wheel, tmp_path):
+    """A script works, and the installed tools train with a config and a hook of the user's."""
+    pytest.importorskip('mmpretrain', reason='trains a classifier')
+    python, site = install(wheel, tmp_path)
+    outside = tmp_path / 'outside'
+    assert use(python, site, outside) == COMPILER
+    mim = site / 'mmpelk/.mim'
+    (outside / 'config.py').write_text(TRAINING_CONFIG.format(configs=(mim / 'configs').as_posix()))
+    (outside / 'my_hook.py').write_text(MY_HOOK)
+    run(python, mim / 'tools/make_digits.py', 'data/digits', cwd=outside)
+    printed = run(python, mim / 'tools/train.py', 'config.py', '--work-dir', 'work', cwd=outside, PYTHONPATH=str(outside))
+    assert 'hello after epoch 1' in printed and (outside / 'work/epoch_1.pth').is_file()
+
+
+def test_a_wheel_that_was_built_without_a_compiler(source, tmp_path):
+    shutil.copytree(source, tmp_path / 'source', ignore=shutil.ignore_patterns('build', '*.egg-info'))
+    python, site = install(build_wheel(tmp_path / 'source', tmp_path / 'wheel', CC='false', CXX='false'), tmp_path)
+    assert not use(python, site, tmp_path / 'outside')

@@ -1,9 +1,10 @@
-"""Time the operator, models, or training steps and what they are compared with, interleaved in one process.
+"""Time the operator, models, or training steps and what they are compared with, interleaved in one process; or measure memory.
 
 benchmark.py op      the peripheral convolution with all backends and memory layouts, F.conv2d, ConvNeXt's 7x7 kernel, SLaK's stripes,
                      and a copy of the map, which is the lower bound set by memory; with --sweep, over the kernel size
 benchmark.py model   inference of PeLK-T, PeLK-101-T, ConvNeXt-T, and SLaK-T (Table 8)
 benchmark.py train   a training step of UperNet on each of them, with its peak memory
+benchmark.py memory  the peak memory of a training step of any configs of mmseg
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from pathlib import Path
 from mmengine.device import get_device
 
 from mmpelk.analysis.benchmark_report import PRECISIONS, Report, Settings
-from mmpelk.analysis.model_benchmarks import benchmark_inference, benchmark_training, classifiers, segmentors
+from mmpelk.analysis.model_benchmarks import benchmark_inference, benchmark_training, classifiers, peak_memory, segmentors
 from mmpelk.analysis.operator_benchmark import benchmark_operator, default_shapes
 from mmpelk.analysis.plots import draw_sweep
 from mmpelk.analysis.timing import machine
 from mmpelk.apis.models import usable_device
 from mmpelk.engine.command_line import run_tool
+from mmpelk.engine.config import read_config
 from mmpelk.utils.errors import InputError
 
 # Larger tensors are typing errors.
@@ -31,30 +33,32 @@ MAX_BYTES = 2**34
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest='command', required=True)
-    op, model, train = (commands.add_parser(name) for name in ('op', 'model', 'train'))
-    for command in (op, model, train):
+    op, model, train, memory = (commands.add_parser(name) for name in ('op', 'model', 'train', 'memory'))
+    for command in (op, model, train, memory):
         command.add_argument('--device', default=get_device(), help='default: %(default)s')
+        command.add_argument(
+            '--precision', choices=PRECISIONS, default='float32', help='training uses autocast; default: %(default)s'
+        )
+    for command in (op, model, train):
+        command.add_argument('--out', type=Path, help='folder for the table, JSON, and plots')
         command.add_argument('--rounds', type=int, default=10, help='number of timed rounds; default: %(default)s')
         command.add_argument('--budget', type=float, default=10, help='seconds for each call at most; default: %(default)s')
-        command.add_argument(
-            '--precision', choices=PRECISIONS, default='float32', help='train uses autocast; default: %(default)s'
-        )
-        command.add_argument('--out', type=Path, help='folder for the table, JSON, and plots')
     op.add_argument(
         '--shape', type=int, nargs=4, action='append', metavar=('N', 'C', 'HW', 'K'), help='default: the stages of PeLK-T'
     )
     op.add_argument('--backward', action='store_true', help='time forward and backward together')
     op.add_argument('--sweep', action='store_true', help='time kernel sizes from 7 to 151 on the first shape, and plot them')
     model.add_argument('--deploy', action='store_true', help='fold branches, norms, and grids into plain convolutions')
-    for command, batch, size in ((model, 8, 224), (train, 2, 512)):
+    memory.add_argument('configs', nargs='+', metavar='CONFIG')
+    for command, batch, size in ((model, 8, 224), (train, 2, 512), (memory, 2, 512)):
         command.add_argument('--batch', type=int, default=batch, help='number of images; default: %(default)s')
         command.add_argument('--size', type=int, default=size, help='height and width of the images; default: %(default)s')
     args = parser.parse_args()
     for name in ('rounds', 'budget', 'batch'):
         if not 0 < getattr(args, name, 1) < math.inf:
             raise InputError(f'--{name} must be positive, got {getattr(args, name)}')
-    if args.command == 'train' and args.batch < 2:
-        raise InputError('--batch must be at least 2 for train, because BatchNorm needs more than one value per channel; got 1')
+    if args.command in ('train', 'memory') and args.batch < 2:
+        raise InputError('--batch must be at least 2, because BatchNorm needs more than one value per channel; got 1')
     if getattr(args, 'size', 32) < 32:
         raise InputError(f'--size must be at least 32, got {args.size}')
     for shape in getattr(args, 'shape', None) or ():
@@ -83,6 +87,12 @@ def main() -> None:
     args = parse_args()
     where = machine(args.device)
     print(', '.join(f'{key} {value}' for key, value in where.items()))
+    if args.command == 'memory':
+        print(f'\n| training step of {args.batch} images at {args.size} px, {args.precision} | MiB |\n|---|---|')
+        for path, cfg in [(path, read_config(path)) for path in args.configs]:
+            memory = peak_memory(cfg, args.batch, args.size, args.device, PRECISIONS[args.precision])
+            print(f'| {path} | {memory:.0f} |', flush=True)
+        return
     report = run_benchmark(args)
     print('\n' + report.text())
     if args.out:

@@ -9,11 +9,12 @@ import argparse
 from pathlib import Path
 
 from mmpelk.apis import load_model
-from mmpelk.checkpoints.writing import checkpoint_bytes, write_together
+from mmpelk.checkpoints.writing import checkpoint_bytes
 from mmpelk.deployment import fold
 from mmpelk.engine.command_line import add_cfg_options, check_outputs, run_tool
 from mmpelk.engine.config import read_config
 from mmpelk.utils.errors import InputError
+from mmpelk.utils.files import write_together
 
 
 def main() -> None:

@@ -20,12 +20,12 @@ from torch import Tensor
 from mmpelk.apis import load_model
 from mmpelk.apis.images import read_image
 from mmpelk.checkpoints.fit import large_kernel_backbones
-from mmpelk.checkpoints.writing import write_atomically
 from mmpelk.deployment import Exportable, check_onnx, export, fold, metadata, to_onnx
 from mmpelk.deployment.exporting import PARTS, check_size, task
 from mmpelk.engine.command_line import add_cfg_options, run_tool
 from mmpelk.engine.config import read_config
 from mmpelk.utils.errors import InputError
+from mmpelk.utils.files import write_atomically
 
 
 def main() -> None:

@@ -21,11 +21,11 @@ from mmpelk.analysis.receptive_field import (
     without_pooling,
 )
 from mmpelk.apis.images import images_in
-from mmpelk.checkpoints.writing import write_together
 from mmpelk.datasets.digit_scenes import load_photos
 from mmpelk.engine.command_line import add_cfg_options, run_tool
 from mmpelk.engine.config import read_config
 from mmpelk.utils.errors import InputError
+from mmpelk.utils.files import write_together
 
 # The backward pass keeps every activation.
 MAX_SIZE = 8192

@@ -4,11 +4,11 @@
 #   tools/setup_env.sh VENV STACK [--compiled-ops] [EXTRA ...]
 #
 # STACK is onedl (the maintained forks) or openmmlab (the originals). mmdet needs mmcv's compiled operators, and so does the original
-# mmseg, so they are always compiled for openmmlab. An EXTRA is one of setup.py's: demo, export, app, docs, or dev. What an earlier
+# mmseg, so they are always compiled for openmmlab. An EXTRA is one of setup.py's: demo, export, app, docs, dev, or triton. What an earlier
 # call installed stays, and a call that asks for nothing new does nothing.
 #
 # Built mmcv wheels are kept in $MMPELK_CACHE (default: ~/.cache/mmpelk), one folder for each torch, Python, and mmcv version.
-# TORCH and TORCHVISION select other versions than the tested ones, and PYTHON another interpreter.
+# TORCH selects one of the versions in requirements/, and PYTHON another interpreter.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,8 +16,9 @@ cd "$(dirname "$0")/.."
 VENV=$1 STACK=$2
 shift 2
 TORCH=${TORCH:-2.13.0}
-TORCHVISION=${TORCHVISION:-0.28.0}
+REQUIREMENTS=requirements/torch-$TORCH.txt
 PYTHON=${PYTHON:-python3}
+[ -f "$REQUIREMENTS" ] || { echo "error: TORCH is '$TORCH', but there is no $REQUIREMENTS; expected one of" requirements/* >&2; exit 1; }
 case $STACK in
     onedl) MMCV=onedl-mmcv==2.3.6 ;;
     openmmlab) MMCV=mmcv==2.1.0 && set -- --compiled-ops "$@" ;;
@@ -25,8 +26,8 @@ case $STACK in
 esac
 for part in "$@"; do
     case $part in
-        --compiled-ops | demo | export | app | docs | dev) ;;
-        *) echo "error: '$part' is unknown; expected --compiled-ops, demo, export, app, docs, or dev" >&2; exit 1 ;;
+        --compiled-ops | demo | export | app | docs | dev | triton) ;;
+        *) echo "error: '$part' is unknown; expected --compiled-ops, demo, export, app, docs, dev, or triton" >&2; exit 1 ;;
     esac
 done
 
@@ -36,7 +37,7 @@ say() { echo "[setup $SECONDS s] $*"; }
 # The stamp records what the environment was made from, and the parts that are installed. The parts are known even if the first line
 # is outdated, so that an update installs them again.
 stamp=$VENV/mmpelk-env
-sources=$(cat setup.py mmpelk/ops/backends/native/*.cpp mmpelk/ops/backends/native/*.h "$0" | sha256sum | cut -c1-16)
+sources=$(cat setup.py "$REQUIREMENTS" mmpelk/ops/backends/native/*.cpp mmpelk/ops/backends/native/*.h "$0" | sha256sum | cut -c1-16)
 version="$STACK $TORCH $sources"
 installed=$(sed -n 2p "$stamp" 2>/dev/null || true)
 wanted=$(printf '%s\n' $installed "$@" | sort -u | xargs)
@@ -51,8 +52,8 @@ fi
 # An interrupted update leaves the parts, but no version, so that the next call runs it again.
 printf '\n%s\n' "$wanted" >"$stamp"
 say "installing torch $TORCH"
-pip install -q --upgrade 'pip>=25.3' 'setuptools>=64,<81' wheel ninja
-pip install -q "torch==$TORCH" numpy
+pip install -q --upgrade 'pip>=25.3' 'setuptools>=70.1,<81' wheel ninja
+pip install -q torch numpy -c "$REQUIREMENTS"
 
 # A wheel with compiled operators serves every purpose. Without one in the cache, a wheel without operators takes seconds to build.
 key=$("$VENV/bin/python" -c 'import sys, torch; print(f"torch{torch.__version__}-cp{sys.version_info[0]}{sys.version_info[1]}")')
@@ -86,13 +87,13 @@ pip install -q --no-deps --force-reinstall "$wheels/$kind"/*.whl
 
 # The torchvision on the package index requires the CUDA build of torch, which a CPU-only machine does not need
 # (mmpelk/utils/torchvision_compat.py).
-say "installing torchvision $TORCHVISION"
-pip install -q --no-deps "torchvision==$TORCHVISION"
+say 'installing torchvision'
+pip install -q --no-deps torchvision -c "$REQUIREMENTS"
 
 extras=$(printf ',%s' "$STACK" $wanted)
 extras=${extras/,--compiled-ops/}
 say "installing mmpelk[${extras#,}]"
-pip install -q --no-build-isolation "torch==$TORCH" -e ".[${extras#,}]"
+pip install -q --no-build-isolation -c "$REQUIREMENTS" -e ".[${extras#,}]"
 if [ $kind = compiled ]; then
     "$VENV/bin/python" -c 'import torch, mmcv._ext'
     wanted=$(printf '%s\n' --compiled-ops $wanted | sort -u | xargs)

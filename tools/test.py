@@ -57,7 +57,8 @@ def draw_into(cfg: Config, folder: str) -> None:
 def write_predictions(cfg: Config, path: str) -> None:
     """Prepare the config to write predictions, which is enough for mmseg."""
     if cfg.default_scope == 'mmseg':
-        cfg.test_evaluator.output_dir = path
+        metrics = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
+        next((metric for metric in metrics if metric.type == 'IoUMetric'), metrics[0]).output_dir = path
     elif not path.endswith(('.pkl', '.pickle')):
         raise InputError(f'--out must be a .pkl file for {cfg.default_scope}, got {path}')
 

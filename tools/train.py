@@ -10,7 +10,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from mmpelk.checkpoints.resuming import check_resumable, latest_checkpoint
 from mmpelk.engine.command_line import add_runner_arguments, run_tool
 from mmpelk.engine.config import enable_amp, load_config
-from mmpelk.engine.preflight import check_checkpoint, check_data, check_masks, check_pretrained
+from mmpelk.engine.preflight import check_checkpoint, check_data, check_masks, check_pretrained, check_processes_agree
 from mmpelk.engine.runner import accumulate_gradients, adopt_seed, build_runner, initialize_head
 from mmpelk.utils.errors import InputError
 
@@ -67,6 +67,7 @@ def main() -> None:
         checkpoints[args.pretrained] = CheckpointLoader.load_checkpoint(args.pretrained, 'cpu')
         initialize_head(runner, args.pretrained, checkpoints[args.pretrained])
     check_pretrained(runner.model, runner.work_dir, checkpoints)
+    checkpoint = None
     if resumed is not None:
         checkpoint = check_checkpoint(resumed, runner.model, resize=False)
         check_resumable(checkpoint, resumed)
@@ -76,6 +77,7 @@ def main() -> None:
         check_checkpoint(cfg.load_from, runner.model, strict=False)
     elif cfg.get('fine_tuning') and not cfg.model.backbone.get('init_cfg'):
         raise InputError(f'config {args.config} fine-tunes a trained model; give its checkpoint with --pretrained CHECKPOINT')
+    check_processes_agree(checkpoint, cfg.work_dir)
     runner.train()
 
 

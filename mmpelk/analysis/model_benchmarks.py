@@ -155,13 +155,15 @@ def training_step(
 ) -> Callable[[], None]:
     """Prepare a training step of a segmentor: forward, backward, and AdamW on random images and labels.
 
-    Half-precision types run under autocast. Drop path is off, so that every step does the same amount of work.
+    Half-precision types run under autocast. Drop path is off, so that every step does the same amount of work. Weights are random.
     """
     from mmseg.structures import SegDataSample
 
     init_default_scope('mmseg')
     cfg = copy.deepcopy(cfg)
-    cfg.model.backbone.drop_path_rate = 0.0
+    inner = cfg.model.backbone.get('backbone', cfg.model.backbone)  # of a GrownBackbone
+    inner.drop_path_rate = 0.0
+    cfg.model.backbone.init_cfg = None  # weights do not matter here
     model = revert_sync_batchnorm(MODELS.build(cfg.model)).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     images = torch.randn(batch, 3, size, size, device=device)

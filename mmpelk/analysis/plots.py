@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from mmpelk.checkpoints.writing import write_atomically
 from mmpelk.ops import SharingGrid
+from mmpelk.utils.files import write_atomically
 
 # The validation metrics that are drawn where a log has them.
 METRICS = ('mIoU', 'mAcc', 'aAcc', 'coco/bbox_mAP', 'coco/segm_mAP', 'accuracy/top1', 'accuracy/top5')

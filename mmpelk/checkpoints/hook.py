@@ -15,8 +15,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 
 from mmpelk.utils.errors import InputError
-
-from .writing import UNFINISHED, write_atomically
+from mmpelk.utils.files import UNFINISHED, write_atomically
 
 
 @HOOKS.register_module()

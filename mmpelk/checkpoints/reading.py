@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+import tarfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,8 @@ from torch import Tensor
 
 from mmpelk.utils.errors import InputError, first_line
 
-from .safe_types import mmengine_types
+from . import restricted_pickle
+from .safe_types import CAN_ALLOW_TYPES, mmengine_types
 
 # torch's error messages span several lines. The line that contains one of these texts names the type that was refused.
 REFUSALS = ('GLOBAL', 'Unsupported', 'Can only build')
@@ -55,8 +57,7 @@ def load_safely(file: Any, name: str, map_location: Any) -> dict[str, Any]:
     try:
         broken = _broken_entry(file)
         if broken is None:
-            with mmengine_types():
-                checkpoint = torch.load(file, map_location=map_location, weights_only=True)
+            checkpoint = load_allowed_types(file, map_location)
     except pickle.UnpicklingError as error:
         refused = [line.strip() for line in str(error).splitlines() if any(text in line for text in REFUSALS)]
         if not refused:
@@ -67,6 +68,35 @@ def load_safely(file: Any, name: str, map_location: Any) -> dict[str, Any]:
     if broken is not None:
         raise InputError(f'checkpoint {name} is damaged: {broken}; copy or download it again')
     return _checked(checkpoint, name)
+
+
+def load_allowed_types(file: Any, map_location: Any = None) -> Any:
+    """Read an object that consists of tensors, plain Python types, and mmengine's types. No other code runs.
+
+    Raises:
+        pickle.UnpicklingError: If the file contains anything else.
+    """
+    if CAN_ALLOW_TYPES:
+        with mmengine_types():
+            return torch.load(file, map_location=map_location, weights_only=True)
+    _refuse_archives(file)
+    return torch.load(file, map_location=map_location, weights_only=False, pickle_module=restricted_pickle)
+
+
+def _refuse_archives(file: Any) -> None:
+    """Refuse the formats that ``torch.load`` reads in another way than with its ``pickle_module``.
+
+    Raises:
+        pickle.UnpicklingError: If the file is a TorchScript program, or a tar archive as torch 0.1 wrote it.
+    """
+    with contextlib.nullcontext(file) if hasattr(file, 'read') else open(file, 'rb') as opened:
+        is_tar = tarfile.is_tarfile(opened)
+        opened.seek(0)
+        is_zip = opened.read(4) == b'PK\3\4'
+        opened.seek(0)
+        if is_tar or is_zip and 'constants.pkl' in torch._C.PyTorchFileReader(opened).get_all_records():
+            raise pickle.UnpicklingError('Unsupported: a TorchScript program or a tar archive')
+        opened.seek(0)
 
 
 def _broken_entry(file: Any) -> str | None:

@@ -20,9 +20,9 @@ from mmengine.fileio import LocalBackend, register_backend
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from mmpelk.utils.errors import InputError, first_line
+from mmpelk.utils.files import UNFINISHED, write_atomically
 
 from .reading import load_safely, read_checkpoint
-from .writing import UNFINISHED, write_atomically
 
 # OpenMMLab and torch put the first digits of a file's SHA-256 before the suffix, as in name-cad485de.pth.
 HASH = re.compile(r'-([a-f0-9]{8,64})\.')

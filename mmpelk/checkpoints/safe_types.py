@@ -11,6 +11,15 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 
+try:
+    from numpy._core import multiarray
+except ImportError:  # NumPy before 1.26
+    from numpy.core import multiarray
+
+from mmpelk.utils.torch_compat import TORCH
+
+# Since this version, types are allowed by the names that they have in a pickle.
+CAN_ALLOW_TYPES = TORCH >= (2, 6)
 # NumPy's codes of booleans, integers, and floating-point and complex numbers. Other types can contain pointers.
 PLAIN_NUMBERS = re.compile(r'b1|[iu][1248]|f[248]|c8|c16')
 
@@ -20,11 +29,19 @@ def allow_mmengine_types() -> None:
 
     mmengine saves its message hub with each checkpoint: HistoryBuffer objects, which contain NumPy arrays. Since torch 2.6,
     ``torch.load`` refuses these types unless they are allow-listed, so ``resume`` would fail. Importing mmpelk calls this function.
-    mmpelk's own reading is stricter: see :func:`mmengine_types`.
+    Before torch 2.6, ``torch.load`` has no such list, and it reads with ``weights_only=False`` by default. The function then does
+    nothing. mmpelk's own reading is stricter: see :func:`mmengine_types`.
     """
-    core = np._core if hasattr(np, '_core') else np.core
-    numpy_types = [np.ndarray, np.dtype, core.multiarray._reconstruct, core.multiarray.scalar]
-    numpy_types += [(function, f'numpy.core.multiarray.{function.__name__}') for function in numpy_types[2:]]
+    if not CAN_ALLOW_TYPES:
+        return
+    # NumPy 1 and NumPy 2 write different names.
+    modules = 'numpy.core.multiarray', 'numpy._core.multiarray'
+    functions = multiarray._reconstruct, multiarray.scalar
+    numpy_types = [
+        np.ndarray,
+        np.dtype,
+        *((function, f'{name}.{function.__name__}') for function in functions for name in modules),
+    ]
     numpy_types += [type(np.dtype(name)) for name in ('float64', 'float32', 'int64', 'int32', 'bool')]
     torch.serialization.add_safe_globals([HistoryBuffer, (_history_buffer_method, 'builtins.getattr'), *numpy_types])
 
@@ -34,7 +51,8 @@ def mmengine_types() -> Iterator[None]:
     """Let ``torch.load(weights_only=True)`` read mmengine's types through stand-ins until the context ends.
 
     NumPy's own functions would build any type of array that a file describes, including arrays of pointers that crash the process.
-    Stand-ins with the same names take their place. They build only arrays of plain numbers.
+    Stand-ins with the same names take their place. They build only arrays of plain numbers. This needs torch 2.6; before, the stand-ins
+    are read by :mod:`mmpelk.checkpoints.restricted_pickle`.
     """
     before = torch.serialization.get_safe_globals()
     others = [item for item in before if _name(item) not in STAND_INS]

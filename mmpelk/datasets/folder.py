@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mmpelk.checkpoints.writing import UNFINISHED, remove_abandoned
 from mmpelk.utils.errors import InputError
+from mmpelk.utils.files import UNFINISHED, remove_abandoned
 
 
 def make_folder(root: str | Path, made_with: dict[str, Any], write: Callable[[Path], None]) -> Path:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram
+from torch.export import ExportedProgram
 
 import mmpelk
 from mmpelk.apis.images import MAX_PIXELS
@@ -20,6 +20,7 @@ from mmpelk.models.pelk import MIN_INPUT
 from mmpelk.ops import PeripheralConv2d
 from mmpelk.ops.backends import dense
 from mmpelk.utils.errors import InputError, first_line
+from mmpelk.utils.torch_compat import TORCH
 
 from .folding import relative_difference
 
@@ -124,14 +125,19 @@ def export(module: Exportable, batch: int, size: Sequence[int], dynamic: bool = 
         dynamic: Whether the program takes any number of images of any size from 64x64. ``batch`` and ``size`` are then examples.
 
     Raises:
-        InputError: If the size is too small, or a kernel is still on a sharing grid.
+        InputError: If the size is too small, a kernel is still on a sharing grid, or torch is older than 2.6, whose exporter of programs
+            to ONNX is not complete.
     """
+    if TORCH < (2, 6):
+        raise InputError(f'exporting needs torch 2.6 or newer, got torch {torch.__version__}')
     if any(isinstance(part, PeripheralConv2d) for part in module.modules()):
         raise InputError('fold the backbone before exporting it (mmpelk.deployment.fold)')
     check_size(batch, size, dynamic)
     shapes = None
     if dynamic:
         batch = max(2, batch)  # torch.export would make a 1 a constant
+        from torch.export import Dim  # torch 2.1 has none
+
         shapes = ({0: Dim('batch'), 2: Dim('height', min=MIN_FREE), 3: Dim('width', min=MIN_FREE)},)
     program = torch.export.export(module, (torch.zeros(batch, 3, *size),), dynamic_shapes=shapes)
     return program.run_decompositions(

@@ -13,6 +13,7 @@ from mmengine.device import get_device
 from mmengine.logging import print_log
 
 from mmpelk.utils.errors import TRACEBACK, InputError, first_line
+from mmpelk.utils.torch_compat import has_bfloat16_units
 
 from .check_config import check_settings
 
@@ -110,7 +111,7 @@ def enable_amp(cfg: Config) -> None:
         raise InputError(f'--amp replaces OptimWrapper, but the config has optim_wrapper.type={wrapper!r}')
     if wrapper == 'AmpOptimWrapper':
         return
-    has_bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    has_bfloat16 = torch.cuda.is_available() and has_bfloat16_units()
     # The exponents of bfloat16 are those of float32, so the loss needs no scale.
     amp = dict(dtype='bfloat16', loss_scale=dict(enabled=False)) if has_bfloat16 else dict(dtype='float16', loss_scale='dynamic')
     cfg.optim_wrapper.update(type='AmpOptimWrapper', **amp)

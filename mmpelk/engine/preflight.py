@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
+from mmengine.dist import all_gather_object
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import DATASETS, init_default_scope
@@ -189,6 +190,31 @@ def check_masks(checkpoint: dict, path: str | Path, runner: Runner) -> None:
     for hook in runner.hooks:
         if isinstance(hook, SparsityHook):
             hook.check(checkpoint, unwrap(runner.model), path)
+
+
+def check_processes_agree(checkpoint: dict | None, work_dir: str | Path) -> None:
+    """Check that all processes resume from the same iteration, or that none resumes.
+
+    Only the first process saves checkpoints. Without a shared file system, the other machines do not have them.
+
+    Args:
+        checkpoint: What this process resumes from, or None.
+        work_dir: The folder of the run, for the message.
+
+    Raises:
+        InputError: On all processes, if they do not agree.
+    """
+    steps = all_gather_object(None if checkpoint is None else (checkpoint['meta']['epoch'], checkpoint['meta']['iter']))
+    if len(set(steps)) == 1:
+        return
+    found = [
+        f'process {rank} starts anew' if step is None else f'process {rank} at iteration {step[1]}'
+        for rank, step in enumerate(steps)
+    ]
+    raise InputError(
+        f'the processes do not resume from the same checkpoint ({", ".join(found)}); copy the checkpoint to every machine and pass it '
+        f'with --resume CHECKPOINT, or use a work dir that all machines share instead of {work_dir}'
+    )
 
 
 def unwrap(model: nn.Module) -> nn.Module:

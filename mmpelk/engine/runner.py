@@ -156,6 +156,26 @@ class NamingRunner(Runner):
         super().register_hooks(default_hooks, custom_hooks)
         self.register_hook(ReproducibleIterationsHook())
 
+    def load_or_resume(self) -> None:
+        """Load or resume as the config says. The number of images per iteration is saved with every checkpoint.
+
+        Raises:
+            InputError: If the run to resume had another number of images per iteration, as with another number of processes. Its count
+                of iterations would then stand at another place of the schedule.
+        """
+        super().load_or_resume()
+        if not isinstance(self._train_dataloader, dict):
+            return
+        batch = self._train_dataloader['batch_size']
+        images = self.world_size * batch
+        saved = self.message_hub.get_info('images_per_iteration', images)
+        if saved != images:
+            raise InputError(
+                f'the run to resume had {saved} images per iteration, and this run has {images} ({self.world_size} processes x batch '
+                f'size {batch}); resume with the same number, or start from its weights with --cfg-options load_from=CHECKPOINT'
+            )
+        self.message_hub.update_info('images_per_iteration', images)
+
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """Wrap the model for distributed training. mmengine reverts SyncBN on one process; this does it on several CPU processes."""
         return super().wrap_model(model_wrapper_cfg, model if has_gpu() else revert_sync_batchnorm(model))

@@ -6,11 +6,13 @@ Growing needs only torch. The backbones need mmengine and mmcv, and are missing 
 from importlib.util import find_spec
 
 from .growing import GrownConv2d, Growth, grow_kernels, switch_to_deploy
+from .shared_steps import scale_shared_steps
 
-__all__ = ['GrownConv2d', 'Growth', 'grow_kernels', 'switch_to_deploy']
+__all__ = ['GrownConv2d', 'Growth', 'grow_kernels', 'scale_shared_steps', 'switch_to_deploy']
 
 if find_spec('mmengine') and find_spec('mmcv'):
     from .grown_backbone import grown_backbone
     from .pelk import PeLK
+    from .shared_steps_hook import SharedStepsHook
 
-    __all__ += ['PeLK', 'grown_backbone']
+    __all__ += ['PeLK', 'SharedStepsHook', 'grown_backbone']

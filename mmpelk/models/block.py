@@ -8,6 +8,8 @@ from mmcv.cnn.bricks import DropPath
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from mmpelk.utils.torch_compat import autocast_dtype
+
 from .inference import is_plain_inference
 from .token_mixer import TokenMixer
 
@@ -84,7 +86,7 @@ class PeLKBlock(nn.Module):
 
     def _runs_in_pieces(self, x: Tensor, mixed: Tensor) -> bool:
         """Return whether the MLP runs in inference on a CPU, where its hidden layer should stay in the cache."""
-        if self.training or torch.is_autocast_enabled('cpu') or not is_plain_inference(x.device):
+        if self.training or autocast_dtype('cpu') is not None or not is_plain_inference(x.device):
             return False
         if isinstance(self.grn, GRN):  # it needs all positions of an image
             return False

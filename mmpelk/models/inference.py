@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch.autograd import forward_ad
 
+from mmpelk.utils.torch_compat import is_compiling
+
 
 def is_plain_inference(device: torch.device) -> bool:
     """Return whether a call on a CPU computes values and nothing else.
@@ -15,7 +17,7 @@ def is_plain_inference(device: torch.device) -> bool:
     return (
         device.type == 'cpu'
         and not torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
+        and not is_compiling()
         and not torch.jit.is_tracing()
         and not torch._C._are_functorch_transforms_active()
         and forward_ad._current_level < 0

@@ -8,6 +8,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from mmpelk.utils.torch_compat import is_compiling
+
 
 def expand(weight: Tensor, rows: Sequence[int], columns: Sequence[int]) -> Tensor:
     """Copy each weight to all positions of its cell: (..., len(rows), len(columns)) to (..., sum(rows), sum(columns))."""
@@ -51,12 +53,15 @@ def crop(cells: Sequence[int], length: int) -> tuple[tuple[int, ...], int]:
 def _cell_index(cells: tuple[int, ...], device: torch.device) -> Tensor:
     """Return the index of the cell that contains each position along one axis."""
     # torch.compile turns the tensor into a constant, and warns about lru_cache.
-    make = _make_cell_index.__wrapped__ if torch.compiler.is_compiling() else _make_cell_index
-    return make(cells, device)
+    return _make_cell_index(cells, device) if is_compiling() else _cached_cell_index(cells, device)
 
 
 @lru_cache(maxsize=256)
-def _make_cell_index(cells: tuple[int, ...], device: torch.device) -> Tensor:
+def _cached_cell_index(cells: tuple[int, ...], device: torch.device) -> Tensor:
     # The cache outlives the caller's context, and autograd cannot use a tensor created in inference mode.
     with torch.inference_mode(False):
-        return torch.tensor([index for index, size in enumerate(cells) for _ in range(size)], device=device)
+        return _make_cell_index(cells, device)
+
+
+def _make_cell_index(cells: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.tensor([index for index, size in enumerate(cells) for _ in range(size)], device=device)

@@ -131,7 +131,7 @@ def _convolved_channels(input: Tensor, weight: Tensor, partial: bool) -> tuple[i
     Raises:
         ValueError: If ``input`` is not a floating-point (N, C, H, W) tensor with non-empty maps.
     """
-    if input.ndim != 4 or 0 in input.shape[1:]:
+    if input.ndim != 4 or min(input.shape[1:]) < 1:
         raise ValueError(f'input must have shape (N, C, H, W) with C, H, W at least 1, got {tuple(input.shape)}')
     if not torch.is_floating_point(input):
         raise ValueError(f'input must be floating point, got {input.dtype}')

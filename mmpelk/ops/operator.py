@@ -15,7 +15,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.utils.flop_counter import register_flop_formula
+
+from mmpelk.utils.torch_compat import (
+    autocast_dtype,
+    define_operator,
+    implement_operator,
+    is_compiling,
+    register_autograd,
+    register_flop_formula,
+)
 
 from .backends import choose_backend
 from .cells import crop
@@ -26,10 +34,10 @@ from .layout import memory_format
 CONV, WEIGHT_GRAD = 'mmpelk::depthwise_conv2d', 'mmpelk::depthwise_conv2d_weight_grad'
 # Backends cache small tensors between calls, and GPU backends are timed. Neither may happen inside inductor's CUDA graphs.
 TAGS = [torch.Tag.cudagraph_unsafe] if hasattr(torch.Tag, 'cudagraph_unsafe') else []
-torch.library.define(
-    CONV, '(Tensor input, Tensor weight, Tensor? bias, int[] rows, int[] columns, int passed, str backend) -> Tensor', tags=TAGS
+define_operator(
+    CONV, '(Tensor input, Tensor weight, Tensor? bias, int[] rows, int[] columns, int passed, str backend) -> Tensor', TAGS
 )
-torch.library.define(WEIGHT_GRAD, '(Tensor grad, Tensor input, int[] rows, int[] columns, str backend) -> Tensor', tags=TAGS)
+define_operator(WEIGHT_GRAD, '(Tensor grad, Tensor input, int[] rows, int[] columns, str backend) -> Tensor', TAGS)
 
 
 def convolve_on_cells(
@@ -54,12 +62,11 @@ def convolve_on_cells(
     Raises:
         ValueError: If tensors differ in device or type, are not dense, or do not match the cells.
     """
-    device_type = input.device.type
-    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
-        dtype = torch.get_autocast_dtype(device_type)
+    dtype = autocast_dtype(input.device.type)
+    if dtype is not None:
         input, weight, bias = (_cast(tensor, dtype) for tensor in (input, weight, bias))
     # Inside a compiled graph the operator's registered autograd formula is used: dynamo does not trace Functions with a jvp.
-    if torch.compiler.is_compiling():
+    if is_compiling():
         return torch.ops.mmpelk.depthwise_conv2d(input, weight, bias, rows, columns, passed, backend)
     return _Conv.apply(input, weight, bias, rows, columns, passed, backend)
 
@@ -106,14 +113,13 @@ def _check_weight_grad(grad: Tensor, input: Tensor, rows: Sequence[int], columns
 
 
 def _check_cells(input: Tensor, rows: Sequence[int], columns: Sequence[int]) -> None:
-    if input.ndim != 4 or 0 in input.shape[1:]:
+    if input.ndim != 4 or min(input.shape[1:]) < 1:
         raise ValueError(f'input must have shape (N, C, H, W) with C, H, W at least 1, got {tuple(input.shape)}')
     for cells in (rows, columns):
         if not cells or min(cells) < 1 or sum(cells) % 2 == 0 or list(cells) != list(cells)[::-1]:
             raise ValueError(f'cells must be positive, symmetric, and of an odd sum, got {list(cells)}')
 
 
-@torch.library.impl(CONV, 'CompositeExplicitAutograd')
 def _conv(
     input: Tensor, weight: Tensor, bias: Tensor | None, rows: Sequence[int], columns: Sequence[int], passed: int, backend: str
 ) -> Tensor:
@@ -130,13 +136,11 @@ def _conv(
     return output
 
 
-@torch.library.register_fake(CONV)
-def _(input, weight, bias, rows, columns, passed, backend):
+def _fake_conv(input, weight, bias, rows, columns, passed, backend):
     _check_conv(input, weight, bias, rows, columns, passed)
     return torch.empty_like(input, memory_format=memory_format(input))
 
 
-@torch.library.impl(WEIGHT_GRAD, 'CompositeExplicitAutograd')
 def _weight_grad(grad: Tensor, input: Tensor, rows: Sequence[int], columns: Sequence[int], backend: str) -> Tensor:
     _check_weight_grad(grad, input, rows, columns)
     (cut_rows, top), (cut_columns, left) = crop(rows, input.shape[2]), crop(columns, input.shape[3])
@@ -145,10 +149,13 @@ def _weight_grad(grad: Tensor, input: Tensor, rows: Sequence[int], columns: Sequ
     return torch.nn.functional.pad(part, (left, left, top, top)).contiguous()
 
 
-@torch.library.register_fake(WEIGHT_GRAD)
-def _(grad, input, rows, columns, backend):
+def _fake_weight_grad(grad, input, rows, columns, backend):
     _check_weight_grad(grad, input, rows, columns)
     return input.new_empty(input.shape[1], 1, len(rows), len(columns))
+
+
+implement_operator(CONV, _conv, _fake_conv)
+implement_operator(WEIGHT_GRAD, _weight_grad, _fake_weight_grad)
 
 
 def _save_conv(ctx, inputs, output):
@@ -276,25 +283,25 @@ def _into_channels(tensor: Tensor, mapped: int | None, channels: int, size: int)
 
 
 # For compiled and exported graphs.
-torch.library.register_autograd(
+register_autograd(
     CONV,
     lambda ctx, up: _conv_backward(ctx, up, torch.ops.mmpelk.depthwise_conv2d, torch.ops.mmpelk.depthwise_conv2d_weight_grad),
-    setup_context=_save_conv,
+    _save_conv,
 )
-torch.library.register_autograd(
-    WEIGHT_GRAD,
-    lambda ctx, up: _weight_grad_backward(ctx, up, torch.ops.mmpelk.depthwise_conv2d),
-    setup_context=_save_weight_grad,
+register_autograd(
+    WEIGHT_GRAD, lambda ctx, up: _weight_grad_backward(ctx, up, torch.ops.mmpelk.depthwise_conv2d), _save_weight_grad
 )
 
 
-@register_flop_formula(torch.ops.mmpelk.depthwise_conv2d)
 def _flops(input_shape, weight_shape, bias_shape, rows, columns, passed, backend, *, out_shape=None, **kwargs) -> int:
     """Count a dense evaluation, two operations per tap, as the field does."""
     n, c, h, w = input_shape
     return 2 * n * (c - passed) * h * w * sum(rows) * sum(columns)
 
 
-@register_flop_formula(torch.ops.mmpelk.depthwise_conv2d_weight_grad)
 def _weight_grad_flops(grad_shape, input_shape, rows, columns, backend, *, out_shape=None, **kwargs) -> int:
     return _flops(input_shape, None, None, rows, columns, 0, backend)
+
+
+register_flop_formula(CONV, _flops)
+register_flop_formula(WEIGHT_GRAD, _weight_grad_flops)

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from mmpelk.utils.torch_compat import is_compiling
+
 from .layout import memory_format
 
 
@@ -29,7 +31,7 @@ def fork(x: Tensor, channels: int, branches: int) -> tuple[tuple[Tensor, ...], T
     Returns:
         The first ``channels`` channels once for each branch, and the other channels. All are views of ``x``.
     """
-    if torch.compiler.is_compiling():  # the compiler fuses the copies
+    if is_compiling():  # the compiler fuses the copies
         return (x[:, :channels],) * branches, x[:, channels:]
     *parts, passed = _Fork.apply(x, channels, branches)
     return tuple(parts), passed
@@ -37,7 +39,7 @@ def fork(x: Tensor, channels: int, branches: int) -> tuple[tuple[Tensor, ...], T
 
 def join(parts: Sequence[Tensor], passed: Tensor) -> Tensor:
     """Concatenate the sum of ``parts`` with the channels that pass: (N, C', H, W) and (N, C - C', H, W) to (N, C, H, W)."""
-    if torch.compiler.is_compiling():
+    if is_compiling():
         return torch.cat((sum(parts), passed), dim=1)
     if not passed.shape[1]:
         return sum(parts)

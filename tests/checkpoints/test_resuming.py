@@ -1,7 +1,12 @@
 """A checkpoint to resume from runs no code, removes no files, and ends in one line if it is not one."""
 
+import re
+import subprocess
+import sys
+
 import pytest
 import torch
+from conftest import ROOT
 from tiny_runner import runner
 
 from mmpelk.checkpoints import read_checkpoint
@@ -148,3 +153,53 @@ def test_garbage_in_last_checkpoint(tmp_path, content):
     ) as caught:
         latest_checkpoint(tmp_path)
     assert '\n' not in str(caught.value)
+
+
+RESUME = """
+import sys
+sys.modules['torchvision'] = None  # mmengine only logs its version, and in some environments importing it fails
+import torch
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+
+class Tiny(BaseModel):
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(1, 1)
+
+    def forward(self, x, mode):
+        return dict(loss=self.linear(torch.stack(list(x))).square().sum())
+
+def runner(iterations, **options):
+    return Runner(
+        model=Tiny(), work_dir=sys.argv[1], experiment_name=f'{iterations}', **options,
+        train_dataloader=dict(
+            batch_size=1, num_workers=0, dataset=[(torch.ones(1),)] * 4, sampler=dict(type='InfiniteSampler', shuffle=False)),
+        train_cfg=dict(type='IterBasedTrainLoop', max_iters=iterations),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9)),
+        log_processor=dict(by_epoch=False),
+        default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1)))
+
+def resume(iterations):
+    resumed = runner(iterations, resume=True)
+    resumed.load_or_resume()
+    loss = resumed.message_hub.get_scalar('train/loss')
+    print('resumed at', resumed.iter, 'with', len(loss.data[0]), 'losses')
+    resumed.train()
+
+runner(2).train()
+import mmpelk
+resume(3)
+resume(4)
+"""
+
+
+def test_a_plain_runner_resumes_without_safe_io(tmp_path):
+    """The original mmengine reads checkpoints with torch.load, whose default is weights_only=True. OneDL's mmengine allow-lists the
+    types itself."""
+    command = [sys.executable, '-c', RESUME, str(tmp_path)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert re.findall('resumed at .*', result.stdout) == ['resumed at 2 with 2 losses', 'resumed at 3 with 3 losses']
+    assert (tmp_path / 'iter_4.pth').exists()
+    assert 'Falling back to weights_only=False' not in result.stdout + result.stderr

@@ -9,6 +9,7 @@ import cv2
 import mmcv.transforms
 import numpy as np
 import pytest
+import tiny_runner
 import torch
 from conftest import CONFIGS
 from mmengine.config import Config
@@ -316,3 +317,13 @@ def test_impossible_total_batch_sizes(total, batch, processes):
     message = f'total_batch_size={total} is not a multiple of {processes} processes x batch size {batch}; '
     with pytest.raises(InputError, match=message):
         accumulate_gradients(fake_runner(total, batch, processes))
+
+
+def test_resuming_with_another_number_of_images_per_iteration_is_an_error(tmp_path):
+    tiny_runner.runner(tmp_path, epochs=1).train()
+    runner = tiny_runner.runner(tmp_path, epochs=2, resume=True)
+    runner._train_dataloader['batch_size'] = 2
+    with pytest.raises(InputError, match=r'had 1 images per iteration, and this run has 2 \(1 processes x batch size 2\)'):
+        runner.train()
+    tiny_runner.runner(tmp_path, epochs=2, resume=True).train()
+    assert (tmp_path / 'epoch_2.pth').exists()

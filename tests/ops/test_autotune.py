@@ -1,11 +1,15 @@
 """The choice of the fastest backend. GPUs and clocks are simulated, so no real time decides a test."""
 
+import json
+from itertools import product
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from mmpelk.ops import autotune
+from mmpelk.ops import SharingGrid, autotune
+from mmpelk.ops.cells import crop
+from mmpelk.utils.errors import InputError
 
 CELLS = (1, 3, 1)
 
@@ -36,23 +40,26 @@ def recorder(monkeypatch):
     """Three backends, of which b is the fastest, on a device that may be timed."""
     recorder = Recorder(a=9.0, b=1.0, c=2.0)
     monkeypatch.setattr(autotune, '_FASTEST', {})
+    monkeypatch.setattr(autotune, '_read', set())
+    monkeypatch.delenv(autotune.FILE, raising=False)
     monkeypatch.setattr(autotune, 'may_measure', lambda device: True)
     monkeypatch.setattr(autotune, '_seconds', recorder.seconds)
     return recorder
 
 
 def fastest(recorder, *shape, names='abc', backward=False, cells=CELLS):
-    return autotune.fastest([getattr(recorder, name) for name in names], torch.empty(shape), cells, cells, backward)
+    candidates = {name: getattr(recorder, name) for name in names}
+    return autotune.fastest(candidates, torch.empty(shape), cells, cells, backward)
 
 
-def test_the_fastest_backend_is_measured_once_for_sizes_within_a_factor_of_two(recorder):
+def test_the_fastest_backend_is_measured_once_for_each_class_of_sizes(recorder):
     assert fastest(recorder, 2, 3, 9, 9) is recorder.b
     assert recorder.calls == [('a', 'forward'), ('b', 'forward'), ('c', 'forward')]
-    assert fastest(recorder, 2, 3, 12, 15) is recorder.b
+    assert fastest(recorder, 2, 3, 12, 10) is recorder.b
     assert len(recorder.calls) == 3
     recorder.times.update(c=0.5)  # a new measurement would return c
     assert fastest(recorder, 3, 2, 8, 8) is recorder.b
-    assert fastest(recorder, 2, 3, 16, 9) is recorder.c  # 16 needs one bit more than 9 to 15
+    assert fastest(recorder, 2, 3, 16, 9) is recorder.c  # 144 positions are not within 32 to 127
     assert len(recorder.calls) == 6
 
 
@@ -65,8 +72,64 @@ def test_passes_and_kernels_are_measured_separately(recorder, other):
     assert recorder.calls[3:] == [('a', direction), ('b', direction), ('c', direction)]
 
 
+def test_many_classes_reuse_the_nearest(recorder, monkeypatch):
+    monkeypatch.setattr(autotune, 'MAX_CLASSES', 2)
+    assert fastest(recorder, 1, 1, 4, 4) is recorder.b
+    recorder.times.update(a=0.5)
+    assert fastest(recorder, 1, 1, 100, 100) is recorder.a
+    assert len(recorder.calls) == 6
+    assert fastest(recorder, 1, 1, 9, 9) is recorder.b and fastest(recorder, 1, 1, 60, 60) is recorder.a
+    assert len(recorder.calls) == 6
+    assert fastest(recorder, 1, 1, 9, 9, cells=(1, 1, 1, 1, 1)) is recorder.a  # another kernel has classes of its own
+    assert len(recorder.calls) == 9
+
+
+def test_the_number_of_measurements_of_training_on_coco(recorder):
+    """PeLK-T on all batches of COCO's training: sides that are multiples of 32, from 384 to 800 and 1344 pixels, 2 images."""
+    sizes = [(h, w) for h, w in product(range(384, 1345, 32), repeat=2) if min(h, w) <= 800]
+    stages = [(46, 4, 51), (93, 8, 49), (187, 16, 47), (374, 32, 13)]
+    for (channels, stride, kernel_size), (h, w) in product(stages, sizes):
+        for cells in (SharingGrid.peripheral(kernel_size).cells, (1,) * 5):  # the large kernel and the small branch
+            cropped = crop(cells, h // stride)[0], crop(cells, w // stride)[0]
+            for backward in (False, True):
+                candidates = dict(a=recorder.a, b=recorder.b)
+                autotune.fastest(
+                    candidates, torch.empty(2, channels, h // stride, w // stride, device='meta'), *cropped, backward
+                )
+    assert len(recorder.calls) == 2 * 30  # two candidates each
+
+
+def test_a_function_that_two_backends_share_is_timed_once(recorder):
+    recorder.c.weight_grad = recorder.a.weight_grad
+    fastest(recorder, 2, 3, 9, 9, backward=True)
+    assert recorder.calls == [('a', 'weight_grad'), ('b', 'weight_grad')]
+
+
+def test_choices_are_kept_in_a_file(recorder, monkeypatch, tmp_path):
+    path = tmp_path / 'new/choices.json'
+    monkeypatch.setenv(autotune.FILE, str(path))
+    assert fastest(recorder, 2, 3, 9, 9) is recorder.b
+    (kernel,) = json.loads(path.read_text()).items()
+    assert 'torch.float32, convolution' in kernel[0] and kernel[1] == {'1 3': 'b'}
+
+    def restart():
+        monkeypatch.setattr(autotune, '_FASTEST', {})
+        monkeypatch.setattr(autotune, '_read', set())
+
+    restart()
+    recorder.times.update(a=0.5)
+    assert fastest(recorder, 2, 3, 9, 9) is recorder.b and len(recorder.calls) == 3
+    assert fastest(recorder, 2, 3, 90, 90) is recorder.a  # a new class is added
+    assert list(json.loads(path.read_text())[kernel[0]].values()) == ['b', 'a']
+    assert fastest(recorder, 2, 3, 9, 9, names='ac') is recorder.a  # the stored backend is not available
+    restart()
+    path.write_text('[]')
+    with pytest.raises(InputError, match='is not a file of choices of mmpelk'):
+        fastest(recorder, 2, 3, 9, 9)
+
+
 def test_an_error_excludes_a_backend(recorder):
-    recorder.times.update(b=torch.OutOfMemoryError('no memory'))
+    recorder.times.update(b=torch.cuda.OutOfMemoryError('no memory'))
     assert fastest(recorder, 2, 3, 9, 9) is recorder.c
 
 

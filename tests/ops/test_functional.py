@@ -71,8 +71,10 @@ def test_depthwise_conv2d_with_a_full_kernel(kernel, backend, dtype):
     assert relative_error(output, expected) < TOLERANCE[dtype]
 
 
-@pytest.mark.parametrize('backend', available_backends())
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    'dtype, backend',
+    [(dtype, backend) for dtype in (torch.float16, torch.bfloat16) for backend in available_backends(dtype=dtype)],
+)
 def test_half_types_keep_their_type(dtype, backend):
     generator = torch.Generator().manual_seed(0)
     grid = SharingGrid.peripheral(31)

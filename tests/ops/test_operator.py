@@ -7,6 +7,7 @@ from cases import assert_same_bits
 from mmpelk.ops import SharingGrid, available_backends, peripheral_conv2d
 
 
+@pytest.mark.skipif(not hasattr(torch.library, 'opcheck'), reason='torch has opcheck since 2.4')
 @pytest.mark.parametrize('backend', available_backends())
 @pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
 def test_opcheck(layout, backend):

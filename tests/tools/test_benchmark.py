@@ -1,11 +1,12 @@
 """tools/benchmark.py: what it prints and writes. tests/analysis checks the measurements of models."""
 
 import json
+import re
 import runpy
 import sys
 
 import cv2
-from conftest import TOOLS
+from conftest import CONFIGS, TOOLS
 
 from mmpelk.analysis import operator_benchmark
 
@@ -39,4 +40,12 @@ def test_wrong_arguments(fail_tool, tmp_path):
     assert 'the last one odd, got (1, 3, 9, 30)' in fail_tool('benchmark.py', 'op', '--shape', 1, 3, 9, 30, cwd=tmp_path)
     assert '--size must be at least 32, got 16' in fail_tool('benchmark.py', 'train', '--size', 16, cwd=tmp_path)
     assert '--batch must be positive, got 0' in fail_tool('benchmark.py', 'model', '--batch', 0, cwd=tmp_path)
-    assert '--batch must be at least 2 for train' in fail_tool('benchmark.py', 'train', '--batch', 1, cwd=tmp_path)
+    assert '--batch must be at least 2, because' in fail_tool('benchmark.py', 'train', '--batch', 1, cwd=tmp_path)
+
+
+def test_memory_of_configs(run_tool, fail_tool, tmp_path):
+    small = [f'{CONFIGS}/demo/{name}.py' for name in ('upernet_convnext_atto_digits', 'upernet_convnext_atto_grown_digits')]
+    printed = run_tool('benchmark.py', 'memory', *small, '--size', 64, '--device', 'cpu')
+    memory = dict(re.findall(r'\| (.+\.py) \| (\d+) \|', printed))
+    assert list(memory) == small and all(int(value) > 10 for value in memory.values())
+    assert 'config none.py does not exist' in fail_tool('benchmark.py', 'memory', 'none.py', cwd=tmp_path)

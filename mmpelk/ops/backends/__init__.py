@@ -28,8 +28,9 @@ from mmpelk.ops.autotune import fastest
 from mmpelk.utils.errors import InputError
 
 from . import dense, fft, native, triton
+from .triton import taps
 
-BACKENDS: dict[str, ModuleType] = {'dense': dense, 'fft': fft, 'native': native, 'triton': triton}
+BACKENDS: dict[str, ModuleType] = {'dense': dense, 'fft': fft, 'native': native, 'taps': taps, 'triton': triton}
 
 
 class Call(NamedTuple):
@@ -101,11 +102,11 @@ def choose_backend(name: str, input: Tensor, rows: Sequence[int], columns: Seque
     """
     check_backend_name(name)
     if name == 'auto':
-        candidates = [BACKENDS[n] for n in reversed(available_backends(input.device, input.dtype))]
+        candidates = {n: BACKENDS[n] for n in reversed(available_backends(input.device, input.dtype))}
         if input.device.type == 'cuda':
             chosen = fastest(candidates, input, rows, columns, backward)
         else:
-            chosen = min(candidates, key=lambda backend: backend.cost(input, rows, columns, backward))
+            chosen = min(candidates.values(), key=lambda backend: backend.cost(input, rows, columns, backward))
         _record(chosen, input, rows, columns, backward)
         return chosen
     if reason := BACKENDS[name].unavailable(input.device, input.dtype):

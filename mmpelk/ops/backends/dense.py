@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mmpelk.ops.cells import cell_sums, expand
+from mmpelk.utils.errors import first_line
 
 # oneDNN has depthwise kernels up to this width. For wider kernels and for float64, torch uses a loop that is about 15 times slower.
 FAST_WIDTH = 14
 
 
 def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Return None: this backend can run on every device and type."""
+    """Return why this backend cannot run there, or None if it can."""
+    return _failure(device.type, dtype) if dtype == torch.float16 else None
+
+
+@cache
+def _failure(device_type: str, dtype: torch.dtype) -> str | None:
+    """Try a convolution. On CPUs, torch 2.1 has none in float16."""
+    x = torch.zeros(1, 1, 1, 1, device=device_type, dtype=dtype)
+    try:
+        F.conv2d(x, x)
+    except RuntimeError as error:
+        return f'torch {torch.__version__} cannot convolve {dtype} on this device ({first_line(error)})'
     return None
 
 

@@ -1,0 +1,244 @@
+"""What ``tools/gpu.py`` measures: many short items, each of which leaves its own result."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+
+from . import gpu_checks, plain_networks
+from .benchmark_report import PRECISIONS
+from .operator_benchmark import GPU_SHAPES, SWEEP, operator_calls, operator_work
+from .timing import interleaved
+from .triton_resources import compile_variants
+
+TESTS = Path(__file__).parents[2] / 'tests'
+OPENMMLAB = all(find_spec(name) for name in ('mmengine', 'mmcv', 'mmseg', 'mmpretrain'))
+WIDE, SLAK = 'ConvNeXt-T x 1.3', 'SLaK-T, published'
+TRAINED = ('PeLK-T', 'PeLK-101-T', WIDE, 'SLaK-T')
+# The groups of tests/ops that run on a GPU, each in less than a few minutes.
+TEST_GROUPS = {
+    'triton': ('tests/ops/backends/test_triton.py',),
+    'loops': ('-m', 'gpu', 'tests/ops', '-k', 'match_the_loops'),
+    'large maps': ('-m', 'gpu', 'tests/ops', '-k', 'large_maps'),
+    'others': ('-m', 'gpu', 'tests/ops', '-k', 'not match_the_loops and not large_maps'),
+}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much to measure.
+
+    Attributes:
+        shapes: (N, C, H = W, K) of the operator.
+        sweep: Kernel sizes for the first shape.
+        inference: (batch, pixels) of inference.
+        training: (batch, pixels) of a training step.
+        largest_batch: The largest power of two to try.
+        network: Options of :func:`plain_backbone`, such as smaller ``depths``.
+        rounds: Timed rounds.
+        budget: Seconds for each call at most.
+    """
+
+    shapes: tuple = GPU_SHAPES
+    sweep: tuple = SWEEP
+    inference: tuple = ((128, 224), (16, 512))
+    training: tuple = (8, 512)
+    largest_batch: int = 256
+    network: tuple = ()
+    rounds: int = 5
+    budget: float = 1.0
+
+    @property
+    def is_small(self) -> bool:
+        return bool(self.network)
+
+
+SMALL = Scale(((1, 3, 9, 13),), (7,), ((2, 64),), (2, 64), 4, (('depths', (1, 1, 1, 1)), ('channels', (8, 16, 16, 16))), 1, 0.01)
+
+
+def plan(device: str, scale: Scale) -> dict[str, dict[str, Callable[[], dict]]]:
+    """Return the items of each step, in the order of their value. An item returns its result, which JSON can hold.
+
+    Args:
+        device: Device to measure.
+        scale: How much to measure.
+    """
+    precisions = [name for name in ('bfloat16', 'float32', 'float16') if not scale.is_small or name == 'float32']
+    steps: dict[str, dict[str, Callable[[], dict]]] = {'checks': gpu_checks.checks(device, scale.is_small)}
+    if torch.device(device).type == 'cuda':
+        steps['kernels'] = {'registers, spills, and shared memory': partial(kernel_resources, device)}
+    steps['operator'] = {
+        f'{precision}, {"forward and backward" if backward else "forward"}, {shape}': partial(
+            operator_times, shape, backward, device, precision, scale
+        )
+        for shape in scale.shapes
+        for precision in precisions
+        for backward in (False, True)
+    }
+    steps['inference'] = {
+        f'{precision}, batch {batch}, {size} px': partial(inference_times, batch, size, device, precision, scale)
+        for batch, size in scale.inference
+        for precision in precisions
+    }
+    steps['training'] = {
+        f'{precision}, {name}': partial(training_time, name, *scale.training, device, precision, scale)
+        for precision in precisions
+        for name in TRAINED
+    }
+    steps['profile'] = {
+        f'{precision}, {name}': partial(profile_step, name, *scale.training, device, precision, scale)
+        for precision in precisions[:2]
+        for name in (TRAINED[0], WIDE)
+    }
+    if torch.device(device).type == 'cuda' and TESTS.is_dir():
+        steps['tests'] = {name: partial(run_tests, arguments) for name, arguments in TEST_GROUPS.items()}
+    first = scale.shapes[0][:3]
+    steps['sweep'] = {
+        f'{precision}, {"forward and backward" if backward else "forward"}, K = {k}': partial(
+            operator_times, (*first, k), backward, device, precision, scale
+        )
+        for precision in precisions
+        for backward in (False, True)
+        for k in scale.sweep
+    }
+    steps['batches'] = {
+        f'{precision}, {name}': partial(largest_batches, name, scale.training[1], device, precision, scale)
+        for precision in precisions[:2]
+        for name in TRAINED[:3]
+    }
+    return steps
+
+
+def kernel_resources(device: str) -> dict:
+    """Report the resources of every Triton kernel variant for the GPU at hand."""
+    return dict(variants=compile_variants([10 * major + minor for major, minor in [torch.cuda.get_device_capability(device)]]))
+
+
+def operator_times(shape: tuple, backward: bool, device: str, precision: str, scale: Scale) -> dict:
+    """Time all calls of :func:`operator_calls` for one shape."""
+    calls = operator_calls(shape, backward, device, PRECISIONS[precision])
+    times = interleaved(calls, device, scale.rounds, scale.budget)
+    work = operator_work(shape, backward)
+    return dict(shape=shape, backward=backward, precision=precision, **work, ms={name: asdict(t) for name, t in times.items()})
+
+
+def inference_times(batch: int, size: int, device: str, precision: str, scale: Scale) -> dict:
+    """Time the inference of classifiers: PeLK-T, PeLK-101-T, ConvNeXt-T x 1.3, and SLaK-T."""
+    images = torch.randn(batch, 3, size, size, device=device, dtype=PRECISIONS[precision])
+    if _has_openmmlab(scale):
+        from .model_benchmarks import classifiers
+
+        models = classifiers()
+    else:
+        models = {
+            name: plain_networks.Classifier(plain_networks.plain_backbone(name, False, **dict(scale.network)))
+            for name in (*TRAINED, SLAK)
+        }
+    models = {name: model.to(device, PRECISIONS[precision]).eval() for name, model in models.items()}
+    calls = {name: torch.inference_mode()(partial(model, images)) for name, model in models.items()}
+    times = interleaved(calls, device, scale.rounds, scale.budget)
+    networks = 'mmpretrain' if _has_openmmlab(scale) else 'torch alone'
+    result = {name: dict(asdict(time), images_per_second=1000 * batch / time.median) for name, time in times.items()}
+    return dict(batch=batch, size=size, precision=precision, networks=networks, ms=result)
+
+
+def training_time(name: str, batch: int, size: int, device: str, precision: str, scale: Scale) -> dict:
+    """Time the training steps of a segmentor, and measure their peak memory."""
+    step = _training_step(name, batch, size, device, precision, scale)
+    step()  # measures backends and tunes
+    step()
+    on_gpu = torch.device(device).type == 'cuda'
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(device)
+    time = interleaved({name: step}, device, scale.rounds, 4 * scale.budget)[name]
+    peak = torch.cuda.max_memory_allocated(device) / 2**20 if on_gpu else None
+    head = 'UperNet' if _has_openmmlab(scale) else 'light head'
+    return dict(model=name, batch=batch, size=size, precision=precision, head=head, **asdict(time), peak_mib=peak)
+
+
+def largest_batches(name: str, size: int, device: str, precision: str, scale: Scale) -> dict:
+    """Time training steps at batches of 2, 4, 8, and so on, up to what fits into the memory."""
+    rows, batch = [], 2
+    while batch <= scale.largest_batch:
+        try:
+            rows.append(training_time(name, batch, size, device, precision, scale))
+        except torch.OutOfMemoryError:
+            break
+        finally:
+            if torch.device(device).type == 'cuda':
+                torch.cuda.empty_cache()
+        batch *= 2
+    return dict(model=name, precision=precision, size=size, batches=rows)
+
+
+def profile_step(name: str, batch: int, size: int, device: str, precision: str, scale: Scale) -> dict:
+    """Profile a training step, and sum the times by kernel, or by operator on a CPU."""
+    step = _training_step(name, batch, size, device, precision, scale)
+    for _ in range(3):
+        step()
+    on_gpu = torch.device(device).type == 'cuda'
+    with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as profiler:
+        step()
+        if on_gpu:
+            torch.cuda.synchronize(device)
+    attribute = 'self_device_time_total' if on_gpu else 'self_cpu_time_total'
+    events = sorted(profiler.key_averages(), key=lambda event: -getattr(event, attribute))
+    rows = [dict(kernel=event.key, calls=event.count, ms=getattr(event, attribute) / 1000) for event in events]
+    return dict(
+        model=name, precision=precision, batch=batch, size=size, total_ms=sum(row['ms'] for row in rows), kernels=rows[:30]
+    )
+
+
+def run_tests(arguments: tuple[str, ...]) -> dict:
+    """Run a group of tests with pytest, and return its summary. The log has the failures."""
+    if not (find_spec('pytest') and find_spec('hypothesis')):
+        return dict(summary='not run: pytest or hypothesis is not installed; the checks need neither')
+    command = [sys.executable, '-m', 'pytest', '-q', '--maxfail=20', '-p', 'no:cacheprovider', *arguments]
+    result = subprocess.run(command, cwd=TESTS.parent, capture_output=True, text=True)
+    print(result.stdout + result.stderr, flush=True)
+    summary = (result.stdout.strip().splitlines() or ['no output'])[-1]
+    if result.returncode:
+        raise gpu_checks.CheckFailed(f'pytest {" ".join(arguments)}: {summary}')
+    return dict(summary=summary)
+
+
+def _has_openmmlab(scale: Scale) -> bool:
+    return OPENMMLAB and not scale.is_small
+
+
+def _training_step(name: str, batch: int, size: int, device: str, precision: str, scale: Scale) -> Callable[[], None]:
+    """Prepare a training step of UperNet, or of a light head on the backbone where mmseg is not installed.
+
+    Half-precision types run under autocast.
+    """
+    if _has_openmmlab(scale):
+        from .model_benchmarks import segmentors, training_step
+
+        return training_step(segmentors()[name], batch, size, device, PRECISIONS[precision])
+    model = plain_networks.LightSegmentor(plain_networks.plain_backbone(name, True, **dict(scale.network))).to(device).train()
+    return _light_step(model, batch, size, device, PRECISIONS[precision])
+
+
+def _light_step(model: nn.Module, batch: int, size: int, device: str, dtype: torch.dtype) -> Callable[[], None]:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    images = torch.randn(batch, 3, size, size, device=device)
+    labels = torch.randint(0, 150, (batch, size // 4, size // 4), device=device)
+
+    def step() -> None:
+        with torch.autocast(images.device.type, dtype=dtype, enabled=dtype != torch.float32):
+            loss = F.cross_entropy(model(images).float(), labels)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step

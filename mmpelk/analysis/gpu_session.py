@@ -1,0 +1,175 @@
+"""Run measurements on a GPU in short, resumable parts.
+
+Each item of :func:`mmpelk.analysis.gpu_measurements.plan` is stored in ``results.json`` as soon as it is done. The items run in a process
+of their own, because an illegal memory access ends everything in its process. The process is replaced when it ends early.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from mmpelk.utils.errors import InputError, first_line
+from mmpelk.utils.files import write_atomically
+
+from .gpu_measurements import SMALL, Scale, plan
+from .timing import machine
+
+RESULTS, LOG = 'results.json', 'log.txt'
+# An item is not started unless this many seconds are left.
+LEAST = 20
+# The exit code after an error that leaves the GPU unusable for the process.
+UNUSABLE = 3
+
+
+def read_results(folder: Path) -> dict:
+    """Return the results in a folder: the machine, and the result or error of each item of each step.
+
+    Raises:
+        InputError: If the file cannot be read.
+    """
+    path = folder / RESULTS
+    if not path.exists():
+        return dict(machine=None, running=None, steps={})
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f'cannot read {path}: {first_line(error)}; remove it, or choose another folder') from error
+
+
+def run_session(
+    folder: Path, device: str, minutes: float, steps: Sequence[str] | None = None, small: bool = False, retry: bool = False
+) -> list[str]:
+    """Run what is missing in a folder of results, for a limited time.
+
+    Args:
+        folder: Folder of the results. Call again with the same folder to continue.
+        device: Device to measure.
+        minutes: When to stop.
+        steps: Names of the steps to run; all by default.
+        small: Whether to use tiny sizes, to test the session itself.
+        retry: Whether to repeat items that failed.
+
+    Returns:
+        The items that are still missing.
+
+    Raises:
+        InputError: If a step is unknown, or the folder has results of another machine.
+    """
+    deadline = time.monotonic() + 60 * minutes
+    results, scale = read_results(folder), SMALL if small else Scale()
+    todo = plan(device, scale)
+    unknown = [step for step in steps or () if step not in todo]
+    if unknown:
+        raise InputError(f'--steps must be among {list(todo)} on {device}, got {unknown[0]!r}')
+    where = {key: value for key, value in machine(device).items() if key != 'date'}
+    before = {key: value for key, value in (results['machine'] or where).items() if key != 'date'}
+    if before != where:
+        raise InputError(f'{folder} has results of another machine ({before}, here {where}); choose another folder')
+    results['machine'] = results['machine'] or machine(device)
+    if retry:
+        results['steps'] = {
+            step: {name: item for name, item in items.items() if 'error' not in item} for step, items in results['steps'].items()
+        }
+    _write(folder, results)
+    names = list(steps or todo)
+    while _missing(results, todo, names) and deadline - time.monotonic() > LEAST:
+        code = _run_process(folder, device, names, small, deadline)
+        results = read_results(folder)
+        if running := results['running']:
+            step, name = running
+            if code is None and time.monotonic() - results['started'] < 60 * minutes / 2:
+                results['running'] = None  # stopped by the deadline soon after it began: it stays missing
+            else:
+                reason = 'it was stopped at the deadline' if code is None else f'its process ended with code {code}'
+                _store(results, step, name, dict(error=reason))
+            _write(folder, results)
+        elif code not in (0, UNUSABLE, None):
+            break  # it failed outside an item, for example on importing; the log says why
+    return _missing(results, todo, names)
+
+
+def _run_process(folder: Path, device: str, steps: list[str], small: bool, deadline: float) -> int | None:
+    """Run :func:`work` in a process of its own until the deadline. Return its exit code, or None if it had to be stopped."""
+    call = f'work({str(folder)!r}, {device!r}, {steps!r}, {small!r}, {deadline!r})'
+    command = [sys.executable, '-c', f'from mmpelk.analysis.gpu_session import work; {call}']
+    path = os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), os.environ.get('PYTHONPATH'))))
+    with open(folder / LOG, 'a') as log:
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, env={**os.environ, 'PYTHONPATH': path}
+        )
+        try:
+            return process.wait(max(1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def work(folder: str, device: str, steps: list[str], small: bool, deadline: float) -> None:
+    """Run the missing items of some steps until the deadline, and store each result.
+
+    Ends the process with code ``UNUSABLE`` after an error that leaves the GPU unusable.
+
+    Args:
+        folder, device, steps, small: See :func:`run_session`.
+        deadline: On the clock of ``time.monotonic``.
+    """
+    path = Path(folder)
+    results, todo = read_results(path), plan(device, SMALL if small else Scale())
+    for step in steps:
+        for name, measure in todo[step].items():
+            if name in results['steps'].get(step, {}) or deadline - time.monotonic() < LEAST:
+                continue
+            started = time.monotonic()
+            results.update(running=[step, name], started=started)
+            _write(path, results)
+            print(f'{step}: {name}', flush=True)
+            try:
+                result = measure()
+            except Exception as error:
+                traceback.print_exc()
+                result = dict(error=f'{type(error).__name__}: {first_line(error)}')
+            result['seconds'] = round(time.monotonic() - started, 1)
+            _store(results, step, name, result)
+            _write(path, results)
+            if 'error' in result and not _is_usable(device):
+                sys.exit(UNUSABLE)
+            gc.collect()  # the next item needs the memory
+            if torch.device(device).type == 'cuda':
+                torch.cuda.empty_cache()
+
+
+def _is_usable(device: str) -> bool:
+    if torch.device(device).type != 'cuda':
+        return True
+    try:
+        torch.cuda.synchronize(device)
+        return True
+    except RuntimeError:
+        return False
+
+
+def _store(results: dict, step: str, name: str, result: dict) -> None:
+    results['steps'].setdefault(step, {})[name] = result
+    results['running'] = None
+
+
+def _missing(results: dict, todo: dict, steps: Sequence[str]) -> list[str]:
+    return [f'{step}: {name}' for step in steps for name in todo[step] if name not in results['steps'].get(step, {})]
+
+
+def _write(folder: Path, results: dict) -> None:
+    write_atomically((json.dumps(results, indent=1) + '\n').encode(), folder / RESULTS)

@@ -1,0 +1,48 @@
+"""Measure many things one after the other, so that an interrupted series continues where it stopped."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmpelk.utils.errors import InputError, first_line
+from mmpelk.utils.files import write_atomically
+
+
+def measure_missing(names: Sequence[str], measure: Callable[[str], Any], path: Path) -> dict[str, Any]:
+    """Measure what a file of results lacks, and save the file after each measurement.
+
+    Args:
+        names: What to measure, in this order.
+        measure: Returns the result of a name, which JSON can represent.
+        path: The JSON file of results by name. It need not exist.
+
+    Returns:
+        All results in the file, which can have other names too.
+
+    Raises:
+        InputError: If the file is not such a JSON file.
+    """
+    results = _read(path) if path.exists() else {}
+    missing = [name for name in names if name not in results]
+    start = time.monotonic()
+    for done, name in enumerate(missing, 1):
+        results[name] = measure(name)
+        write_atomically((json.dumps(results, indent=1) + '\n').encode(), path)
+        remaining = (time.monotonic() - start) / done * (len(missing) - done)
+        print(f'[{done}/{len(missing)}, {remaining / 60:.0f} min to go] {name}: {results[name]}', flush=True)
+    return results
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Read the results of an earlier, interrupted series."""
+    try:
+        results = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f'{path} is not valid JSON: {first_line(error)}; remove it to start again') from error
+    if not isinstance(results, dict):
+        raise InputError(f'{path} does not contain results by name; remove it to start again')
+    return results

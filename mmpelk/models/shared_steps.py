@@ -1,0 +1,52 @@
+"""Smaller optimizer steps for the shared weights of grown kernels. Needs only torch."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from .growing import GrownConv2d
+
+
+def scale_shared_steps(model: nn.Module, optimizer: Optimizer) -> list[RemovableHandle]:
+    """Divide each step of a grown kernel's weights by the square root of the number of taps that share the weight.
+
+    AdamW changes each weight by about the learning rate, and a weight that stands for A taps changes the response to smooth input A
+    times as far as a weight of the center. With this function, AdamW moves the weights as if they were stored times the square root of
+    A. The center moves as before, and checkpoints still hold the weights themselves.
+
+    Args:
+        model: A model that :func:`mmpelk.models.grow_kernels` enlarged. Kernels that do not require gradients are left out.
+        optimizer: The optimizer of the model's weights.
+
+    Returns:
+        Handles that end the scaling with their ``remove()``.
+
+    Raises:
+        ValueError: If the optimizer has no weight of a grown kernel.
+
+    Example:
+        >>> grow_kernels(model, (51, 49, 47, 13))
+        >>> optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+        >>> scale_shared_steps(model, optimizer)
+    """
+    optimized = {id(weight) for group in optimizer.param_groups for weight in group['params']}
+    kernels = [
+        module
+        for module in model.modules()
+        if isinstance(module, GrownConv2d) and module.weight.requires_grad and id(module.weight) in optimized
+    ]
+    if not kernels:
+        raise ValueError(f'the {type(optimizer).__name__} has no grown kernel of the model; build it after grow_kernels')
+    before: list[Tensor] = []
+
+    def remember(*_) -> None:
+        before[:] = [kernel.weight.detach().clone() for kernel in kernels]
+
+    def scale(*_) -> None:
+        for kernel, old in zip(kernels, before, strict=True):
+            new = kernel.weight.detach()
+            new.copy_(old + (new - old) / kernel.grid.areas().to(new).sqrt())
+
+    return [optimizer.register_step_pre_hook(remember), optimizer.register_step_post_hook(scale)]

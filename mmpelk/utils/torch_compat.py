@@ -1,0 +1,100 @@
+"""What differs between the versions of torch from 2.1 on. Every other module uses these names, and needs torch alone for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.autograd import Function
+from torch.utils import flop_counter
+
+TORCH = tuple(int(number) for number in torch.__version__.split('.')[:2])  # (2, 13)
+
+# torch 2.3 moved it. torch.compile evaluates both as True.
+is_compiling = torch.compiler.is_compiling if hasattr(torch.compiler, 'is_compiling') else torch._utils.is_compiling
+# torch 2.4 and newer register operators by functions. Before, a library object holds the registrations as long as it lives.
+_LIBRARIES: dict[str, torch.library.Library] = {}
+
+
+def autocast_dtype(device_type: str) -> torch.dtype | None:
+    """Return the type that autocast selects on a type of device, or None if autocast is off there."""
+    if TORCH >= (2, 4):
+        if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
+            return torch.get_autocast_dtype(device_type)
+        return None
+    if device_type == 'cpu':
+        return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
+    if device_type == 'cuda':
+        return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
+    return None
+
+
+def has_bfloat16_units() -> bool:
+    """Return whether the current GPU computes in bfloat16 without emulation. torch before 2.5 knows no emulation."""
+    try:
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    except TypeError:
+        return torch.cuda.is_bf16_supported()
+
+
+def define_operator(name: str, schema: str, tags: Sequence[torch.Tag]) -> None:
+    """Define the operator ``name``, such as 'mmpelk::depthwise_conv2d', with a schema such as '(Tensor x) -> Tensor'.
+
+    torch before 2.4 has no tags for operators from Python.
+    """
+    if TORCH >= (2, 4):
+        torch.library.define(name, schema, tags=tags)
+    else:
+        _library(name).define(f'{name.partition("::")[2]}{schema}')
+
+
+def implement_operator(name: str, function: Callable, fake: Callable) -> None:
+    """Register the function that computes an operator on all devices, and the one that creates its output without values."""
+    if TORCH >= (2, 4):
+        torch.library.impl(name, 'CompositeExplicitAutograd', function)
+        torch.library.register_fake(name, fake)
+    else:
+        _library(name).impl(name, function, 'CompositeExplicitAutograd')
+        _library(name).impl(name, fake, 'Meta')
+
+
+def register_autograd(name: str, backward: Callable, setup_context: Callable) -> None:
+    """Register the gradients of an operator. See :func:`torch.library.register_autograd`."""
+    if TORCH >= (2, 4):
+        torch.library.register_autograd(name, backward, setup_context=setup_context)
+        return
+    operator = _operator(name).default
+
+    def forward(*args: Any) -> torch.Tensor:
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator(*args)
+
+    methods = dict(forward=forward, setup_context=setup_context, backward=backward)
+    recorded = type('Recorded', (Function,), {key: staticmethod(method) for key, method in methods.items()})
+
+    def call(*args: Any) -> torch.Tensor:
+        needs_grad = torch.is_grad_enabled() and any(isinstance(arg, torch.Tensor) and arg.requires_grad for arg in args)
+        return recorded.apply(*args) if needs_grad else forward(*args)
+
+    _library(name).impl(name, call, 'Autograd')
+
+
+def register_flop_formula(name: str, formula: Callable) -> None:
+    """Let torch's FLOP counter count an operator. The formula takes shapes in place of tensors."""
+    if hasattr(flop_counter, 'register_flop_formula'):
+        flop_counter.register_flop_formula(_operator(name))(formula)
+    else:
+        flop_counter.flop_mapping[_operator(name)] = formula
+
+
+def _operator(name: str) -> torch._ops.OpOverloadPacket:
+    namespace, _, operator = name.partition('::')
+    return getattr(getattr(torch.ops, namespace), operator)
+
+
+def _library(name: str) -> torch.library.Library:
+    namespace = name.partition('::')[0]
+    if namespace not in _LIBRARIES:
+        _LIBRARIES[namespace] = torch.library.Library(namespace, 'DEF')
+    return _LIBRARIES[namespace]

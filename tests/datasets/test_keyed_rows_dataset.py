@@ -1,0 +1,61 @@
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.registry import DATASETS, METRICS
+
+pytest.importorskip('mmseg')
+
+from mmpelk.datasets import COLOR_PALETTE, COLORS, make_keyed_rows
+from mmpelk.datasets.keyed_rows_dataset import AccuracyOverDistance, KeyedRowsDataset
+
+
+def test_a_folder_is_loaded(tmp_path):
+    root = make_keyed_rows(tmp_path / 'rows', 1, 3, size=64, rows=3)
+    dataset = KeyedRowsDataset(
+        data_root=str(root),
+        data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation'),
+        pipeline=[dict(type='mmseg.LoadAnnotations'), dict(type='CheckSegMap', num_classes=4)],
+    )
+    assert DATASETS.get('KeyedRowsDataset') is KeyedRowsDataset
+    assert len(dataset) == 3 and dataset.metainfo['classes'] == COLORS
+    assert dataset.metainfo['palette'] == [list(color) for color in COLOR_PALETTE]
+    for index in range(3):
+        item = dataset.get_data_info(index)
+        labels = dataset.pipeline(dict(item, ori_shape=(64, 64)))['gt_seg_map']
+        stored = cv2.imread(item['seg_map_path'], cv2.IMREAD_UNCHANGED)
+        assert np.array_equal(labels, np.where(stored == 0, 255, stored - 1)) and 0 < (labels == 255).mean() < 1
+
+
+def sample(truth, predicted):
+    return dict(
+        gt_sem_seg=dict(data=torch.tensor(truth)[None]),
+        pred_sem_seg=dict(data=torch.tensor(predicted)[None]),
+    )
+
+
+def test_accuracy_over_distance():
+    metric = AccuracyOverDistance(parts=4)
+    assert METRICS.get('AccuracyOverDistance') is AccuracyOverDistance
+    # Eight columns, so two to a part. 255 is not labeled, whatever is predicted there.
+    metric.process({}, [sample([[0, 1, 255, 255, 2, 2, 3, 3]], [[0, 0, 1, 0, 2, 2, 3, 0]])])
+    metric.process({}, [sample([[1, 1, 255, 255, 255, 0, 255, 255]] * 2, [[1, 1, 0, 0, 0, 1, 0, 0]] * 2)])
+    metrics = metric.evaluate(2)
+    assert metrics['glyphs/part_1'] == pytest.approx(100 * 5 / 6) and np.isnan(metrics['glyphs/part_2'])
+    assert metrics['glyphs/part_3'] == pytest.approx(100 * 2 / 4) and metrics['glyphs/part_4'] == 50
+    assert metrics['glyphs/left'] == metrics['glyphs/part_1'] and metrics['glyphs/right'] == pytest.approx(100 * 3 / 6)
+    assert metrics['glyphs/all'] == pytest.approx(100 * 8 / 12)
+
+
+@pytest.mark.parametrize('width', [5, 12])
+def test_parts_cover_widths_that_they_do_not_divide(width):
+    metric = AccuracyOverDistance(parts=8)
+    metric.process({}, [sample([[0] * width], [[0] * (width - 1) + [1]])])
+    metrics = metric.evaluate(1)
+    assert metrics['glyphs/all'] == pytest.approx(100 * (width - 1) / width) and metrics['glyphs/left'] == 100
+
+
+@pytest.mark.parametrize('parts', [0, 3, -2])
+def test_bad_parts(parts):
+    with pytest.raises(ValueError, match=f'parts must be a positive even number, got {parts}'):
+        AccuracyOverDistance(parts=parts)

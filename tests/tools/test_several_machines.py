@@ -1,0 +1,139 @@
+"""Two machines train together: two launches with one rendezvous, and a work dir and a download cache for each."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import torch
+from conftest import ROOT, TOOLS, tool_env
+
+PARTS = """
+import os
+import signal
+
+import torch
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from mmengine.registry import DATASETS, HOOKS, MODELS
+
+
+@MODELS.register_module()
+class Linear(BaseModel):
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(1, 1)
+
+    def forward(self, x, mode):
+        return dict(loss=self.linear(torch.stack(x)).square().sum())
+
+
+@DATASETS.register_module()
+class Numbers(torch.utils.data.Dataset):
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        return dict(x=torch.tensor([index / 8]))
+
+
+@HOOKS.register_module()
+class Kill(Hook):
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == 2 and os.environ.get('KILLED') == str(get_rank()):
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+CONFIG = """
+custom_imports = dict(imports=['mmpelk', 'parts'])
+custom_hooks = [dict(type='Kill')]
+model = dict(type='Linear')
+train_dataloader = dict(
+    batch_size=1, num_workers=0, dataset=dict(type='Numbers'), sampler=dict(type='InfiniteSampler', shuffle=False))
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=4)
+optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1))
+default_hooks = dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1))
+log_processor = dict(by_epoch=False)
+"""
+
+
+@pytest.fixture
+def machines(tmp_path):
+    """Two folders, each with the config and a work dir of its own."""
+    folders = [tmp_path / f'machine{rank}' for rank in range(2)]
+    for folder in folders:
+        folder.mkdir()
+        (folder / 'parts.py').write_text(PARTS)
+        (folder / 'config.py').write_text(CONFIG)
+    return folders
+
+
+def train(machines, *options, **variables):
+    """Start tools/dist_train.sh on each machine at the same time. Return the exit codes and the outputs."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    processes = []
+    for rank, folder in enumerate(machines):
+        env = {**tool_env(), 'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable, 'PYTHONPATH': f'{ROOT}:{folder}', **variables}
+        env |= dict(NNODES='2', NODE_RANK=str(rank), MASTER_ADDR='127.0.0.1', PORT=str(port), TORCH_HOME=str(folder / 'cache'))
+        command = ['bash', str(TOOLS / 'dist_train.sh'), 'config.py', '1', '--work-dir', 'work', *map(str, options)]
+        processes.append(
+            subprocess.Popen(
+                command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+            )
+        )
+    try:
+        outputs = [process.communicate(timeout=300)[0] for process in processes]
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    return [process.returncode for process in processes], outputs
+
+
+@pytest.fixture
+def url(tmp_path):
+    """The URL of a checkpoint with a weight of 3."""
+    (tmp_path / 'server').mkdir()
+    weights = {'linear.weight': torch.full((1, 1), 3.0), 'linear.bias': torch.zeros(1)}
+    torch.save(dict(state_dict=weights), tmp_path / 'server/three.pth')
+    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path / 'server')
+    with ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f'http://127.0.0.1:{server.server_port}/three.pth'
+        server.shutdown()
+
+
+def test_a_killed_process_ends_the_job_and_training_resumes(machines, url):
+    codes, outputs = train(machines, '--cfg-options', f'load_from={url}', KILLED='1')
+    assert all(codes), outputs
+    assert 'Signal 9 (SIGKILL)' in outputs[1]
+    assert [len(list(folder.glob('cache/hub/checkpoints/three*.pth'))) for folder in machines] == [1, 1]
+    assert sorted(path.name for path in machines[0].glob('work/*.pth')) == ['iter_1.pth', 'iter_2.pth']
+    assert not list(machines[1].glob('work/*.pth'))
+
+    codes, outputs = train(machines, '--resume')
+    assert all(codes)
+    for output in outputs:
+        (message,) = re.findall(r'^error: .*', output, re.MULTILINE)
+        assert '(process 0 at iteration 2, process 1 starts anew); copy the checkpoint to every machine' in message
+
+    (machines[1] / 'work/iter_2.pth').write_bytes((machines[0] / 'work/iter_2.pth').read_bytes())
+    codes, outputs = train(machines, '--resume', 'work/iter_2.pth')
+    assert codes == [0, 0], outputs
+    weights = torch.load(machines[0] / 'work/iter_4.pth', weights_only=True)['state_dict']
+    # The same on one process, which sees the numbers of both machines at once.
+    weight, bias = torch.tensor(3.0, requires_grad=True), torch.tensor(0.0, requires_grad=True)
+    for step in range(4):
+        numbers = torch.tensor([2 * step / 8, (2 * step + 1) / 8])
+        grads = torch.autograd.grad((weight * numbers + bias).square().sum() / 2, (weight, bias))
+        weight, bias = ((value - 0.1 * grad).detach().requires_grad_() for value, grad in zip((weight, bias), grads, strict=True))
+    torch.testing.assert_close(weights['linear.weight'][0, 0], weight.detach())
+    torch.testing.assert_close(weights['linear.bias'][0], bias.detach())

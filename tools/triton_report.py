@@ -1,0 +1,32 @@
+"""Compile every variant of the Triton kernels, and print its registers, spills, and shared memory. No GPU is needed.
+
+With --bounds, print instead how long each backend must take at least on an A100 and an H100, by counting.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from mmpelk.analysis.gpu_bounds import bound_lines
+from mmpelk.analysis.gpu_page import variant_lines
+from mmpelk.analysis.triton_resources import CAPABILITIES, compile_variants
+from mmpelk.utils.errors import one_line_errors
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        '--capabilities',
+        type=int,
+        nargs='+',
+        default=CAPABILITIES,
+        help='compute capabilities, such as 90 for 9.0; default: %(default)s',
+    )
+    parser.add_argument('--bounds', action='store_true', help='print counts and bounds instead')
+    args = parser.parse_args()
+    print('\n'.join(bound_lines() if args.bounds else variant_lines(compile_variants(args.capabilities))))
+
+
+if __name__ == '__main__':
+    with one_line_errors():
+        main()
