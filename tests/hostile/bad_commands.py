@@ -47,6 +47,7 @@ DET = f"""
 _base_ = '{CONFIGS}/demo/cascade_mask_rcnn_pelk_atto_digits.py'
 model = dict({BACKBONE}, neck=dict(in_channels=[10, 20, 20, 20]))
 {TRAINING}"""
+CONFIG_OF = dict(seg=SEG, cls=CLS, det=DET)
 PICTURE = 'data/digit_scenes/images/validation/validation_0000.jpg'
 DIGIT = 'data/digits/val/3/3_0000.jpg'
 
@@ -86,18 +87,24 @@ def make_home(home: Path) -> None:
 
     make_digit_scenes(home / 'data/digit_scenes', 8, 2)
     make_digits(home / 'data/digits', size=32, copies=1)
-    for name, text in (('seg', SEG), ('cls', CLS), ('det', DET)):
-        (home / f'{name}.py').write_text(text)
 
     def save_all() -> None:
-        for name in ('seg', 'cls', 'det'):
-            save_untrained(home / f'{name}.py', home / f'{name}.pth')
+        for name in CONFIG_OF:
+            save_model(home, name)
 
     for function in (save_all, lambda: run_tool('train.py', ['cls.py', '--work-dir', 'run'], home)):
         outcome = run_forked(function)
         assert outcome.code == 0, outcome.stderr[-3000:]
     shutil.move(home / 'run/epoch_2.pth', home / 'run.pth')
     shutil.rmtree(home / 'run')
+
+
+def save_model(home: Path, name: str) -> tuple[Path, Path]:
+    """Write a config and a checkpoint of its untrained model, and return their paths."""
+    config, checkpoint = home / f'{name}.py', home / f'{name}.pth'
+    config.write_text(CONFIG_OF[name])
+    save_untrained(config, checkpoint)
+    return config, checkpoint
 
 
 def preload() -> None:

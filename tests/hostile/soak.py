@@ -39,13 +39,13 @@ def results(kind: str, count: int | None, only: str, home: Path) -> Iterator[tup
         return
     import bad_commands
 
-    bad_commands.preload()
-    bad_commands.make_home(home)
     if kind == 'checkpoints':
         import damaged_checkpoints
 
-        yield from damaged_checkpoints.run(count, home, home / 'cls.py', home / 'cls.pth')
+        yield from damaged_checkpoints.run(count, home, *bad_commands.save_model(home, 'cls'))
         return
+    bad_commands.preload()
+    bad_commands.make_home(home)
     if kind == 'kills':
         import kills
 
