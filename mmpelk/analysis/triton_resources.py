@@ -22,16 +22,22 @@ INT32 = ('heights', 'sizes', 'cells', 'kind_of', 'shift_of', 'lefts', 'widths')
 FLOAT32 = ('bias', 'partial', 'steps')
 # Of these numbers, Triton is told at run time that they are multiples of 16.
 ALIGNED = ('pitch', 'length')
+KERNELS = ('correlate', 'taps', 'weight_grad', 'box_means', 'spread_taps')
 WIDTH = 128
 GRID = SharingGrid.peripheral(51)
 
 
-def compile_variants(capabilities: Sequence[int] = CAPABILITIES, dtypes: Sequence[torch.dtype] = tuple(NAMES)) -> list[dict]:
+def compile_variants(
+    capabilities: Sequence[int] = CAPABILITIES,
+    dtypes: Sequence[torch.dtype] = tuple(NAMES),
+    kernels: Sequence[str] = KERNELS,
+) -> list[dict]:
     """Compile the kernels with all blocks, for maps of at least 128 columns, and ``taps`` for K = 51.
 
     Args:
         capabilities: Compute capabilities, such as 90 for 9.0.
         dtypes: Types of the maps.
+        kernels: Names of the kernels.
 
     Returns:
         For each variant: ``kernel``, ``capability``, ``dtype``, ``block`` (rows, columns, source columns, warps, and stages; for ``taps``
@@ -54,6 +60,7 @@ def compile_variants(capabilities: Sequence[int] = CAPABILITIES, dtypes: Sequenc
             ('box_means', (None,)),
             ('spread_taps', (None,)),
         )
+        if name in kernels
         for block in blocks
     ]
 
