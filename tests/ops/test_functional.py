@@ -120,7 +120,7 @@ X, W = torch.zeros(1, 2, 8, 8), torch.zeros(2, 1, 11, 11)
         (lambda: peripheral_conv2d(X, W, GRID, bias=torch.zeros(3)), r'bias must have shape \(2,\), got \(3,\)'),
         (
             lambda: peripheral_conv2d(X, W, GRID, backend='cutlass'),
-            r"one of \('auto', 'dense', 'fft', 'native', 'triton'\), got 'cutlass'",
+            r"one of \('auto', 'dense', 'fft', 'native', 'taps', 'triton'\), got 'cutlass'",
         ),
         (lambda: depthwise_conv2d(X, torch.zeros(2, 1, 4, 5)), 'must be odd, got 4x5'),
         (lambda: depthwise_conv2d(X, torch.zeros(2, 2, 5, 5)), r'\(2, 1, kh, kw\).*got \(2, 2, 5, 5\)'),

@@ -10,6 +10,7 @@ from conftest import CONFIGS, ROOT, TOOLS, tool_env, train_until_killed
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 
+from mmpelk.checkpoints import read_checkpoint
 from mmpelk.datasets import make_digits
 from mmpelk.engine.config import read_config
 
@@ -67,7 +68,7 @@ def trained(home):
 
 
 def load(path):
-    return torch.load(path, weights_only=True)
+    return read_checkpoint(path)
 
 
 def top1(output):

@@ -9,6 +9,8 @@ import pytest
 import torch
 from conftest import CONFIGS, ROOT, TOOLS, tool_env
 
+from mmpelk.checkpoints import read_checkpoint
+
 # Where whole trainings on one and two processes are compared, BatchNorm is frozen, because without SyncBN, which needs GPUs, its
 # statistics differ. Nothing is random: there is no augmentation, no dropout, and no drop path, and every box is sampled. Rank 0 sees the
 # images 0 and 2, and rank 1 the images 1 and 3. One process sees the same images one after the other, and accumulates the gradients.
@@ -103,7 +105,7 @@ def test_two_processes_train_and_test_as_one(task, digit_scenes, tmp_path):
         launch('train.py', config, '--work-dir', work_dir, cwd=tmp_path, processes=processes)
         lines = [line for path in work_dir.glob('*/vis_data/scalars.json') for line in path.read_text().splitlines()]
         losses[processes] = [json.loads(line)['loss'] for line in lines][::passes]  # the losses of rank 0's images
-        weights[processes] = torch.load(work_dir / f'iter_{STEPS * passes}.pth', weights_only=True)['state_dict']
+        weights[processes] = read_checkpoint(work_dir / f'iter_{STEPS * passes}.pth')['state_dict']
         output = launch(
             'test.py', config, tmp_path / f'work1/iter_{2 * STEPS}.pth', '--work-dir', 'tested', cwd=tmp_path, processes=processes
         )

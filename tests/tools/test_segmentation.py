@@ -14,6 +14,8 @@ import torch
 from conftest import CONFIGS, ROOT, TOOLS, tool_env
 from mmengine.config import Config
 
+from mmpelk.checkpoints import read_checkpoint
+
 DEMO = CONFIGS / 'demo/upernet_pelk_atto_digits.py'
 ADE = CONFIGS / 'upernet_pelk_t_ade20k.py'
 
@@ -104,7 +106,7 @@ def test_a_resumed_run_continues_bit_for_bit(small_demo, digit_scenes, trained, 
     shutil.copy(trained / 'iter_2.pth', work_dir)
     (work_dir / 'last_checkpoint').write_text(str(work_dir / 'iter_2.pth'))
     run_tool('train.py', small_demo, '--work-dir', work_dir, '--resume', cwd=digit_scenes)
-    straight, resumed = (torch.load(folder / 'iter_4.pth', weights_only=True) for folder in (trained, work_dir))
+    straight, resumed = (read_checkpoint(folder / 'iter_4.pth') for folder in (trained, work_dir))
     state = resumed['optimizer']['state']
     assert {float(entry['step']) for entry in state.values()} == {4.0}
     assert [s['last_step'] for s in resumed['param_schedulers']] == [s['last_step'] for s in straight['param_schedulers']]
@@ -119,13 +121,13 @@ def test_pretrained_backbone_and_tta(small_demo, digit_scenes, trained, run_tool
         'train_dataloader.persistent_workers=False',
     ]
     name = 'backbone.stages.3.0.pointwise_conv1.weight'
-    checkpoint = torch.load(trained / 'iter_4.pth', weights_only=True)
+    checkpoint = read_checkpoint(trained / 'iter_4.pth')
     checkpoint['state_dict'][name] += 1
     torch.save(checkpoint, digit_scenes / 'pretrained.pth')
     arguments = ['--work-dir', 'finetuned', '--pretrained', 'pretrained.pth', '--auto-scale-lr', *options]
     output = run_tool('train.py', small_demo, *arguments, cwd=digit_scenes)
     assert 'LR is set based on batch size of 8' in output
-    after = torch.load(digit_scenes / 'finetuned/iter_1.pth', weights_only=True)['state_dict']
+    after = read_checkpoint(digit_scenes / 'finetuned/iter_1.pth')['state_dict']
     torch.testing.assert_close(after[name], checkpoint['state_dict'][name], atol=1e-2, rtol=0)  # after one warm-up step
 
     # The six scales and two flips of the ADE20K configs.
@@ -140,7 +142,7 @@ def test_ema(small_demo, digit_scenes, run_tool):
     config = digit_scenes / 'ema.py'
     config.write_text(f"_base_ = '{small_demo}'\ncustom_hooks = [dict(type='EMAHook', momentum=0.2, update_buffers=True)]\n")
     output = run_tool('train.py', config, '--work-dir', 'ema', '--cfg-options', 'train_cfg.max_iters=2', cwd=digit_scenes)
-    saved = torch.load(digit_scenes / 'ema/iter_2.pth', weights_only=True)
+    saved = read_checkpoint(digit_scenes / 'ema/iter_2.pth')
     name = 'decode_head.conv_seg.weight'
     assert not torch.equal(saved['state_dict'][name], saved['ema_state_dict'][f'module.{name}'])
     assert miou(run_tool('test.py', config, 'ema/iter_2.pth', '--work-dir', 'tested', cwd=digit_scenes)) == pytest.approx(

@@ -14,6 +14,8 @@ import pytest
 import torch
 from conftest import ROOT, TOOLS, tool_env
 
+from mmpelk.checkpoints import read_checkpoint
+
 PARTS = """
 import os
 import signal
@@ -128,7 +130,7 @@ def test_a_killed_process_ends_the_job_and_training_resumes(machines, url):
     (machines[1] / 'work/iter_2.pth').write_bytes((machines[0] / 'work/iter_2.pth').read_bytes())
     codes, outputs = train(machines, '--resume', 'work/iter_2.pth')
     assert codes == [0, 0], outputs
-    weights = torch.load(machines[0] / 'work/iter_4.pth', weights_only=True)['state_dict']
+    weights = read_checkpoint(machines[0] / 'work/iter_4.pth')['state_dict']
     # The same on one process, which sees the numbers of both machines at once.
     weight, bias = torch.tensor(3.0, requires_grad=True), torch.tensor(0.0, requires_grad=True)
     for step in range(4):
