@@ -80,7 +80,7 @@ def spoilt(change):
         *(
             (
                 spoilt(lambda d, mask=mask: d['annotations'][0].update(segmentation=mask)),
-                f'annotation 1: its segmentation {message}',
+                f'annotation 1: its segmentation .*{message}',
             )
             for mask, message in (
                 ([], 'has no polygon'),
