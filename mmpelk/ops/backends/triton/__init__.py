@@ -72,9 +72,9 @@ def _failure(device: torch.device, dtype: torch.dtype, probe: Callable[[Tensor],
         import triton
 
         if triton.__version__.startswith('2.'):
-            _FAILURES[device, dtype] = f'Triton {triton.__version__} is too old; the kernels need Triton 3 or newer'
-            return _FAILURES[device, dtype]
-        probe(torch.zeros(1, 1, 1, 1, device=device, dtype=dtype))
+            failure = f'Triton {triton.__version__} is too old; the kernels need Triton 3 or newer'
+        else:
+            probe(torch.zeros(1, 1, 1, 1, device=device, dtype=dtype))
     except torch.cuda.OutOfMemoryError as error:
         return f'{device} has no memory left ({first_line(error)})'  # this can change, so it is not stored
     except ImportError as error:
