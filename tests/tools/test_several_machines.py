@@ -1,7 +1,6 @@
 """Two machines train together: two launches with one rendezvous, and a work dir and a download cache for each."""
 
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -13,8 +12,6 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import torch
 from conftest import ROOT, TOOLS, tool_env
-
-from mmpelk.checkpoints import read_checkpoint
 
 PARTS = """
 import os
@@ -113,7 +110,7 @@ def url(tmp_path):
         server.shutdown()
 
 
-def test_a_killed_process_ends_the_job_and_training_resumes(machines, url):
+def test_a_killed_process_ends_the_job(machines, url):
     codes, outputs = train(machines, '--cfg-options', f'load_from={url}', KILLED='1')
     assert all(codes), outputs
     assert 'Signal 9 (SIGKILL)' in outputs[1]
@@ -121,21 +118,34 @@ def test_a_killed_process_ends_the_job_and_training_resumes(machines, url):
     assert sorted(path.name for path in machines[0].glob('work/*.pth')) == ['iter_1.pth', 'iter_2.pth']
     assert not list(machines[1].glob('work/*.pth'))
 
-    codes, outputs = train(machines, '--resume')
-    assert all(codes)
-    for output in outputs:
-        (message,) = re.findall(r'^error: .*', output, re.MULTILINE)
-        assert '(process 0 at iteration 2, process 1 starts anew); copy the checkpoint to every machine' in message
 
-    (machines[1] / 'work/iter_2.pth').write_bytes((machines[0] / 'work/iter_2.pth').read_bytes())
-    codes, outputs = train(machines, '--resume', 'work/iter_2.pth')
-    assert codes == [0, 0], outputs
-    weights = read_checkpoint(machines[0] / 'work/iter_4.pth')['state_dict']
-    # The same on one process, which sees the numbers of both machines at once.
-    weight, bias = torch.tensor(3.0, requires_grad=True), torch.tensor(0.0, requires_grad=True)
-    for step in range(4):
-        numbers = torch.tensor([2 * step / 8, (2 * step + 1) / 8])
-        grads = torch.autograd.grad((weight * numbers + bias).square().sum() / 2, (weight, bias))
-        weight, bias = ((value - 0.1 * grad).detach().requires_grad_() for value, grad in zip((weight, bias), grads, strict=True))
-    torch.testing.assert_close(weights['linear.weight'][0, 0], weight.detach())
-    torch.testing.assert_close(weights['linear.bias'][0], bias.detach())
+DISAGREE = """
+import os
+import sys
+
+from mmpelk.engine.preflight import check_processes_agree
+from torch import distributed
+
+for rank in range(2):
+    if os.fork() == 0:
+        distributed.init_process_group('gloo', init_method=f'file://{sys.argv[1]}/rendezvous', rank=rank, world_size=2)
+        checkpoint = dict(meta=dict(epoch=0, iter=2))
+        check_processes_agree(checkpoint, 'work')
+        try:
+            check_processes_agree(checkpoint if rank == 0 else None, 'work')
+        except ValueError as error:
+            print(f'process {rank} stops: {error}', flush=True)
+        os._exit(0)
+for _ in range(2):
+    os.wait()
+"""
+
+
+def test_all_processes_resume_from_the_same_checkpoint(tmp_path):
+    command = [sys.executable, '-c', DISAGREE, str(tmp_path)]
+    result = subprocess.run(command, cwd=ROOT, env=tool_env(), capture_output=True, text=True, timeout=300)
+    lines = sorted(result.stdout.splitlines())
+    assert [line[:16] for line in lines] == ['process 0 stops:', 'process 1 stops:'], result.stderr
+    assert all(
+        '(process 0 at iteration 2, process 1 starts anew); copy the checkpoint to every machine' in line for line in lines
+    )
