@@ -14,7 +14,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmpelk.analysis.resizing_effect import measure_feature_change
 from mmpelk.checkpoints import read_checkpoint, write_checkpoint
 from mmpelk.checkpoints.foreign_names import convert, format_table, source_weights
-from mmpelk.engine.command_line import add_cfg_options, run_tool
+from mmpelk.engine.command_line import add_cfg_options, check_outputs, run_tool
 from mmpelk.engine.config import read_config
 from mmpelk.utils.errors import InputError, build_errors
 
@@ -41,6 +41,7 @@ def main() -> None:
     )
     add_cfg_options(parser)
     args = parser.parse_args()
+    check_outputs([args.out], [args.config, args.source])
     cfg = read_config(args.config, args.cfg_options)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     checkpoint = read_checkpoint(args.source)

@@ -45,7 +45,6 @@ def main() -> None:
     cfg = read_config(args.config, args.cfg_options)
     size = args.size or crop_size(cfg)
     check_size(args.batch, size, args.dynamic)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     model = load_model(cfg, args.checkpoint, 'cpu')
     part = args.part or ('neck' if task(model) == 'detection' else 'model')
     trained = Exportable(model, part).eval()

@@ -15,7 +15,7 @@ def main() -> None:
     parser.add_argument('--num-training', type=int, default=800, help='number of training scenes; default: %(default)s')
     parser.add_argument('--num-validation', type=int, default=120, help='number of validation scenes; default: %(default)s')
     parser.add_argument('--size', type=int, default=128, help='height and width of the scenes; default: %(default)s')
-    parser.add_argument('--seed', type=int, default=0, help='random seed; default: %(default)s')
+    parser.add_argument('--seed', type=int, default=0, help='random seed, from 0 to 2**32 - 1; default: %(default)s')
     args = parser.parse_args()
     try:
         root = make_digit_scenes(args.root, args.num_training, args.num_validation, args.size, args.seed)

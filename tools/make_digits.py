@@ -14,7 +14,7 @@ def main() -> None:
     parser.add_argument('root', nargs='?', default='data/digits', help='folder to make; default: %(default)s')
     parser.add_argument('--size', type=int, default=64, help='height and width of the images; default: %(default)s')
     parser.add_argument('--copies', type=int, default=2, help='number of images of each training digit; default: %(default)s')
-    parser.add_argument('--seed', type=int, default=0, help='random seed; default: %(default)s')
+    parser.add_argument('--seed', type=int, default=0, help='random seed, from 0 to 2**32 - 1; default: %(default)s')
     args = parser.parse_args()
     try:
         root = make_digits(args.root, args.size, args.copies, args.seed)

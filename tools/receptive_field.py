@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+import cv2
 import mmcv
 from mmengine.device import get_device
 from mmengine.utils import track_iter_progress
@@ -24,6 +25,10 @@ from mmpelk.datasets.digit_scenes import load_photos
 from mmpelk.engine.command_line import add_cfg_options, run_tool
 from mmpelk.engine.config import read_config
 from mmpelk.utils.errors import InputError
+from mmpelk.utils.files import write_together
+
+# The backward pass keeps every activation.
+MAX_SIZE = 8192
 
 
 def parse_args() -> argparse.Namespace:
@@ -38,8 +43,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', type=Path, default=Path('receptive_field.png'), help='PNG to write; default: %(default)s')
     add_cfg_options(parser)
     args = parser.parse_args()
-    if args.size < 64:
-        raise InputError(f'--size must be at least 64, got {args.size}')
+    if not 64 <= args.size <= MAX_SIZE:
+        raise InputError(f'--size must lie between 64 and {MAX_SIZE}, got {args.size}')
     if args.out.suffix != '.png':
         raise InputError(f'--out must end in .png, got {args.out}')
     if args.limit < 1:
@@ -54,13 +59,19 @@ def main() -> None:
     cfg = read_config(args.config, args.cfg_options)
     backbone = build_backbone(cfg, args.checkpoint).to(get_device())
     backbone.eval()  # in a line of its own, because eval() of mmpretrain's backbones returns None
-    norm = cfg.model.data_preprocessor
+    norm = cfg.model.get('data_preprocessor') or {}
+    for name in ('mean', 'std'):
+        if not isinstance(norm.get(name), (list, tuple)) or len(norm[name]) != 3:
+            raise InputError(
+                f'config {args.config} has {norm.get(name)!r} as model.data_preprocessor.{name}; expected three numbers'
+            )
     images = images_in(args.images)[: args.limit] if args.images else load_photos()
     loaded = (image.to(get_device()) for image in load_images(track_iter_progress(images), args.size, norm.mean, norm.std))
     contribution = contribution_map(without_pooling(backbone), loaded)
     ratios = area_ratios(contribution)
-    mmcv.imwrite(mmcv.rgb2bgr(heat_map(contribution)), str(args.out))
-    args.out.with_suffix('.json').write_text(json.dumps({str(share): ratio for share, ratio in ratios.items()}))
+    picture = cv2.imencode('.png', mmcv.rgb2bgr(heat_map(contribution)))[1].tobytes()
+    text = json.dumps({str(share): ratio for share, ratio in ratios.items()})
+    write_together({args.out: picture, args.out.with_suffix('.json'): text.encode()})
     print(f'\n{args.config}, {args.checkpoint or "untrained"}, {len(images)} images of {args.size}x{args.size}')
     print('area of the smallest centered square with a share of the contribution, divided by the area of the image:')
     print('  '.join(f'{share:.0%}: {ratios[share]:.1%}' for share in SHARES))

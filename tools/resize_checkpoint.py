@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from mmpelk.checkpoints import model_weights, read_checkpoint, write_checkpoint
-from mmpelk.engine.command_line import run_tool
+from mmpelk.engine.command_line import check_outputs, run_tool
 from mmpelk.models.state_dict import resize_stages
 from mmpelk.ops import SharingGrid
 from mmpelk.ops.resizing import RESIZE_MODES
@@ -26,6 +26,7 @@ def main() -> None:
     )
     parser.add_argument('--mode', choices=RESIZE_MODES, default='extend', help='default: %(default)s')
     args = parser.parse_args()
+    check_outputs([args.out], [args.source])
     checkpoint = read_checkpoint(args.source)
     weights = model_weights(checkpoint)
     kernels = [name for name in weights if name.endswith('token_mixer.large.weight')]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from mmpelk.ops import SharingGrid
+from mmpelk.utils.files import write_atomically
 
 # The validation metrics that are drawn where a log has them.
 METRICS = ('mIoU', 'mAcc', 'aAcc', 'coco/bbox_mAP', 'coco/segm_mAP', 'accuracy/top1', 'accuracy/top5')
@@ -30,7 +33,7 @@ def draw_breakdown(parts: Mapping[str, int], path: Path) -> None:
         xlabel='10$^9$ multiply-adds', title='PeLK-T in UperNet at 2048x512: the backbone', xlim=(0, 1.3 * max(shown.values()))
     )
     axes.invert_yaxis()
-    figure.savefig(path, dpi=120)
+    _save(figure, path, dpi=120)
 
 
 def draw_parameters(curves: Mapping[str, Mapping[int, float]], path: Path) -> None:
@@ -47,7 +50,7 @@ def draw_parameters(curves: Mapping[str, Mapping[int, float]], path: Path) -> No
     axes.set(xlabel='kernel size', ylabel='parameters (M)', title='ConvNeXt-T with all kernels replaced', ylim=(0, None))
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, dpi=120)
+    _save(figure, path, dpi=120)
 
 
 def draw_grids(grids: Sequence[SharingGrid], path: str | Path) -> None:
@@ -68,7 +71,7 @@ def draw_grids(grids: Sequence[SharingGrid], path: str | Path) -> None:
         title = f'{k}x{k} kernel, {size}x{size} weights\n{cells}'
         axes.set(title=title, aspect='equal', xlim=(-51, 51), ylim=(-51, 51))
         axes.axis('off')
-    figure.savefig(path, dpi=110, bbox_inches='tight')
+    _save(figure, path, dpi=110, bbox_inches='tight')
 
 
 def draw_training(training: Mapping[int, dict], validation: Mapping[int, dict], path: Path) -> None:
@@ -93,7 +96,14 @@ def draw_training(training: Mapping[int, dict], validation: Mapping[int, dict], 
         metric_axes.legend()
     for axes in (loss_axes, metric_axes):
         axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+    _save(figure, path, dpi=120)
+
+
+def _save(figure: Figure, path: str | Path, **options: Any) -> None:
+    """Write a figure as a PNG, which appears only once it is complete."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format='png', **options)
+    write_atomically(buffer.getvalue(), path)
 
 
 def _points(records: Mapping[int, dict], name: str) -> tuple[list[int], list[float]]:
@@ -121,4 +131,4 @@ def draw_sweep(results: Sequence[dict], path: Path, device: str) -> None:
     axes.set(xlabel='kernel size', ylabel='ms', yscale='log', title=title)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    figure.savefig(path, dpi=120)
+    _save(figure, path, dpi=120)

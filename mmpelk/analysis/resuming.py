@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmpelk.checkpoints import write_atomically
+from mmpelk.utils.errors import InputError, first_line
+from mmpelk.utils.files import write_atomically
 
 
 def measure_missing(names: Sequence[str], measure: Callable[[str], Any], path: Path) -> dict[str, Any]:
@@ -21,8 +22,11 @@ def measure_missing(names: Sequence[str], measure: Callable[[str], Any], path: P
 
     Returns:
         All results in the file, which can have other names too.
+
+    Raises:
+        InputError: If the file is not such a JSON file.
     """
-    results = json.loads(path.read_text()) if path.exists() else {}
+    results = _read(path) if path.exists() else {}
     missing = [name for name in names if name not in results]
     start = time.monotonic()
     for done, name in enumerate(missing, 1):
@@ -30,4 +34,15 @@ def measure_missing(names: Sequence[str], measure: Callable[[str], Any], path: P
         write_atomically((json.dumps(results, indent=1) + '\n').encode(), path)
         remaining = (time.monotonic() - start) / done * (len(missing) - done)
         print(f'[{done}/{len(missing)}, {remaining / 60:.0f} min to go] {name}: {results[name]}', flush=True)
+    return results
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Read the results of an earlier, interrupted series."""
+    try:
+        results = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f'{path} is not valid JSON: {first_line(error)}; remove it to start again') from error
+    if not isinstance(results, dict):
+        raise InputError(f'{path} does not contain results by name; remove it to start again')
     return results

@@ -13,6 +13,11 @@ from mmpelk.utils.files import write_atomically
 
 def write_checkpoint(checkpoint: dict[str, Any], path: str | Path) -> None:
     """Save a checkpoint atomically with ``torch.save``."""
+    write_atomically(checkpoint_bytes(checkpoint), path)
+
+
+def checkpoint_bytes(checkpoint: dict[str, Any]) -> bytes:
+    """Return the content of a checkpoint file."""
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
-    write_atomically(buffer.getvalue(), path)
+    return buffer.getvalue()

@@ -74,6 +74,8 @@ def make_digit_scenes(
             raise ValueError(f'num_{split} must be at least 1, got {count}')
     if not 64 <= size <= 256:
         raise ValueError(f'size must be between 64 and 256 pixels, got {size}')
+    if not 0 <= seed < 2**32:
+        raise ValueError(f'seed must be between 0 and 2**32 - 1, got {seed}')
 
     def write(folder: Path) -> None:
         _write(folder, counts, size, seed)

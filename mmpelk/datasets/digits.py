@@ -37,6 +37,8 @@ def make_digits(root: str | Path, size: int = 64, copies: int = 2, seed: int = 0
         raise ValueError(f'size must be between 32 and 256 pixels, got {size}')
     if copies < 1:
         raise ValueError(f'copies must be at least 1, got {copies}')
+    if not 0 <= seed < 2**32:
+        raise ValueError(f'seed must be between 0 and 2**32 - 1, got {seed}')
 
     def write(folder: Path) -> None:
         photos = load_photos()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 from mmengine.config import DictAction
 
 from mmpelk.checkpoints import install_safe_io
-from mmpelk.utils.errors import one_line_errors
+from mmpelk.utils.errors import InputError, first_line, one_line_errors
 from mmpelk.utils.pillow import forbid_ghostscript
 from mmpelk.utils.torchvision_compat import declare_missing_operators
 
@@ -25,12 +26,49 @@ def run_tool(main: Callable[[], None]) -> None:
         main()
 
 
+class SettingsAction(DictAction):
+    """mmengine's DictAction, with an error for arguments that are not key=value."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Sequence[str],
+        option_string: str | None = None,
+    ) -> None:
+        for value in values:
+            if not value.partition('=')[0] or '=' not in value:
+                parser.error(f'{option_string} takes settings such as key=value, got {value!r}')
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except (
+            AssertionError,
+            RecursionError,
+            ValueError,
+        ) as error:  # a RecursionError is how it fails on parentheses such as dict(...)
+            parser.error(
+                f'{option_string} cannot read {" ".join(values)!r}: {first_line(error)}; lists are key="[a,b]" or key=a,b'
+            )
+
+
+def check_outputs(outputs: Iterable[str | Path], inputs: Iterable[str | Path]) -> None:
+    """Check that no file to write is a file to read.
+
+    Raises:
+        InputError: If one is.
+    """
+    inputs = [Path(path).resolve() for path in inputs]
+    for path in outputs:
+        if Path(path).resolve() in inputs:
+            raise InputError(f'{path} is an input and would be overwritten; choose another name or folder')
+
+
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--cfg-options`` to a parser."""
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=SettingsAction,
         help='settings that override the config, as key=value; lists as key="[a,b]" or key=a,b',
     )
 

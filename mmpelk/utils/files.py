@@ -3,41 +3,88 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
+import shutil
 import tempfile
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from .errors import InputError
 
 UNFINISHED = '.unfinished'
+# Unfinished files that nobody has written to for this many seconds were left by a process that was killed.
+ABANDONED = 3600
 
 
 def write_atomically(content: bytes, path: str | Path) -> None:
     """Write a file that appears only once it is complete. Until then, a previous file with its name remains.
 
-    If ``path`` is a symbolic link, the file that it points to is written.
+    If ``path`` is a symbolic link, the file that it points to is written. Missing folders are created.
 
     Raises:
-        InputError: If ``path`` exists and is not a regular file, such as a folder or ``/dev/null``.
+        InputError: If ``path`` exists and is not a regular file, such as a folder or ``/dev/null``, or cannot be written.
     """
-    target = Path(os.path.realpath(path))
-    if target.is_symlink() or (target.exists() and not target.is_file()):
-        raise InputError(f'cannot write {path}: it is not a regular file; choose another path')
-    path = target
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, unfinished = tempfile.mkstemp(prefix=f'.{path.name}-', suffix=UNFINISHED, dir=path.parent)
+    write_together({path: content})
+
+
+def write_together(contents: Mapping[str | Path, bytes]) -> None:
+    """Write several files like :func:`write_atomically`. If one of them cannot be written, none of them changes.
+
+    Args:
+        contents: The content of each file by its path.
+
+    Raises:
+        InputError: If a path exists and is not a regular file, or cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        finish = [stack.enter_context(_unfinished(content, path)) for path, content in contents.items()]
+        for unfinished, path in finish:
+            os.replace(unfinished, path)
+
+
+@contextlib.contextmanager
+def _unfinished(content: bytes, path: str | Path) -> Iterator[tuple[Path, Path]]:
+    """Write the content beside a file, and return the paths of both. What is still there at the end of the context is removed."""
+    unfinished = None
     try:
+        target = Path(os.path.realpath(path))
+        if target.is_symlink() or (target.exists() and not target.is_file()):
+            raise InputError(f'cannot write {path}: it is not a regular file; choose another path')
+        target.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(target)
+        descriptor, unfinished = tempfile.mkstemp(prefix=_prefix(target), suffix=UNFINISHED, dir=target.parent)
         with open(descriptor, 'wb') as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        mode = path.stat().st_mode if path.exists() else 0o666 & ~_umask()
+        mode = target.stat().st_mode if target.exists() else 0o666 & ~_umask()
         os.chmod(unfinished, mode)
-        os.replace(unfinished, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(unfinished)
+        yield Path(unfinished), target
+    except InputError:
         raise
+    except FileExistsError as error:
+        raise InputError(f'cannot write {path}: {error.filename} is not a directory') from error
+    except (OSError, ValueError) as error:  # a path with a null byte is a ValueError
+        raise InputError(f'cannot write {path}: {getattr(error, "strerror", None) or error}') from error
+    finally:
+        if unfinished is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(unfinished)
+
+
+def remove_abandoned(target: Path) -> None:
+    """Remove what processes that were killed have left of a file or folder that they were writing."""
+    for path in target.parent.glob(f'{glob.escape(_prefix(target))}*{UNFINISHED}'):
+        with contextlib.suppress(OSError):  # another process may remove it at the same time
+            if time.time() - path.stat().st_mtime > ABANDONED:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _prefix(target: Path) -> str:
+    """Return the beginning of the names of unfinished files, which must not be much longer than the file's own name."""
+    return f'.{target.name[:100]}-'
 
 
 def _umask() -> int:

@@ -23,3 +23,14 @@ def test_a_resumed_run_replaces_what_it_repeats(tmp_path):
 def test_no_log(tmp_path):
     with pytest.raises(InputError, match='has no training log'):
         read_scalars(tmp_path)
+
+
+@pytest.mark.parametrize('last', ['{"loss": 1.0, "st', '', 'null', '[1]', '{"loss": 1}', '{"loss": "x", "step": 3}'])
+def test_a_cut_last_line_is_left_out_and_a_broken_line_before_is_an_error(tmp_path, last):
+    path = tmp_path / 'run/vis_data/scalars.json'
+    path.parent.mkdir(parents=True)
+    path.write_text(f'{{"loss": 2.0, "step": 1}}\n{last}')
+    assert list(read_scalars(tmp_path)[0]) == [1]
+    path.write_text(f'{last}\n{{"loss": 2.0, "step": 1}}\n')
+    with pytest.raises(InputError, match=r'line 1 of .*scalars.json is not a record of the training log'):
+        read_scalars(tmp_path)
