@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmpelk.models.token_mixer import TokenMixer
 from mmpelk.ops import DepthwiseConv2d, PeripheralConv2d
+from mmpelk.utils.errors import build_errors
 
 # The number of boxes and masks that the heads of a detector process, as in mmdet's and the paper's figures.
 NUM_BOXES, NUM_MASKS = 1000, 100
@@ -64,7 +65,8 @@ def complexity(cfg: Config, size: tuple[int, int], density: float = 1.0) -> Comp
     """
     scope = cfg.get('default_scope', 'mmengine')
     init_default_scope(scope)
-    model = MODELS.build(copy.deepcopy(cfg.model)).to('meta').eval()
+    with build_errors():
+        model = MODELS.build(copy.deepcopy(cfg.model)).to('meta').eval()
     sparse = nn.ModuleList([model.backbone] + ([model.head] if scope == 'mmpretrain' else []))
     params = sum(p.numel() for p in model.parameters())
     pruned = sum(p.numel() for p in sparse.parameters() if p.ndim in (2, 4)) if density < 1 else 0

@@ -15,6 +15,8 @@ from mmengine.logging import print_log
 from mmpelk.utils.errors import TRACEBACK, InputError, first_line
 from mmpelk.utils.torch_compat import has_bfloat16_units
 
+from .check_config import check_settings
+
 
 def load_config(args: argparse.Namespace) -> Config:
     """Read the config that a command line names, and apply the options that the tools share to it.
@@ -33,7 +35,7 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
     _adapt_to_machine(cfg)
-    hook = cfg.get('default_hooks', {}).get('checkpoint') or {}
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
     if hook.get('type') == 'CheckpointHook':
         hook.type = 'AtomicCheckpointHook'
     return cfg
@@ -47,20 +49,21 @@ def read_config(path: str, options: dict | None = None) -> Config:
         options: Values by dotted keys, such as ``{'model.backbone.type': 'PeLK'}``.
 
     Raises:
-        InputError: If the file is missing or is not a config, or an option does not apply to it.
+        InputError: If the file is missing or is not a config, an option does not apply to it, or a setting has a wrong type or value.
     """
     if not Path(path).is_file():
         raise InputError(f'config {path} does not exist')
     try:
         cfg = Config.fromfile(path)
-    except Exception as error:  # a config is Python code, which can raise anything
+    except (Exception, SystemExit) as error:  # a config is Python code, which can raise anything
         raise InputError(f'config {path} cannot be read: {first_line(error)} ({TRACEBACK}=1 shows where)') from error
     if 'model' not in cfg:
         raise InputError(f'config {path} has no model')
     try:
         cfg.merge_from_dict(options or {})
-    except (KeyError, TypeError, IndexError, AttributeError, AssertionError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, AssertionError) as error:
         raise InputError(f'--cfg-options do not fit {path}: {first_line(error)}') from error
+    check_settings(cfg, path)
     if cfg.get('data_preprocessor'):
         cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)  # as mmengine's Runner does
     return cfg
@@ -70,7 +73,7 @@ def _adapt_to_machine(cfg: Config) -> None:
     """Train in float32, without SyncBN, and without CUDA devices if the machine has no GPU."""
     if has_gpu():
         return
-    if cfg.get('optim_wrapper', {}).get('type') == 'AmpOptimWrapper':
+    if (cfg.get('optim_wrapper') or {}).get('type') == 'AmpOptimWrapper':
         print_log('There is no GPU. The config asks for AMP, but training runs in float32.', 'current', logging.WARNING)
         cfg.optim_wrapper.type = 'OptimWrapper'
         for key in ('loss_scale', 'dtype', 'use_fsdp'):

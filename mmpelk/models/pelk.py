@@ -17,6 +17,7 @@ from mmpelk.ops.backends import check_backend_name
 from mmpelk.ops.functional import check_pos_embed_mode
 from mmpelk.ops.layout import memory_format
 from mmpelk.ops.resizing import check_resize_mode
+from mmpelk.utils.arguments import check_flags, is_int, is_number
 from mmpelk.utils.errors import InputError
 
 from .block import LayerNorm2d, PeLKBlock, PeLKStage
@@ -120,22 +121,27 @@ class PeLKConvNeXt(BaseModule):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        depths, channels = self._resolve_arch(arch)
-        self.depths = tuple(depths)
-        self.channels = tuple(int(width * width_factor) for width in channels)
+        check_flags(use_grn=use_grn, gap_before_final_norm=gap_before_final_norm, norm_eval=norm_eval, with_cp=with_cp)
+        self.depths, self.channels = depths, channels = self._resolve_arch(arch, width_factor)
         self.kernel_form = kernel_form
         self.resize_mode = resize_mode
         self.grids = self._resolve_grids(kernel_sizes, center_size, grid_base, sharing_grids)
-        self.out_indices = tuple(out_indices)
+        self.out_indices = _check_out_indices(out_indices)
         self.gap_before_final_norm = gap_before_final_norm
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
+        if norm_cfg is not None and not (isinstance(norm_cfg, dict) and 'type' in norm_cfg):
+            raise ValueError(f"norm_cfg must be None or a dict with a 'type', got {norm_cfg!r}")
+        if not is_int(in_channels) or in_channels < 1:
+            raise ValueError(f'in_channels must be a positive integer, got {in_channels!r}')
+        if not is_number(layer_scale_init_value) or layer_scale_init_value < 0:
+            raise ValueError(f'layer_scale_init_value must be a number of at least 0, got {layer_scale_init_value!r}')
         self._check(pos_embed, pos_embed_mode, conv_ratio, small_kernel, drop_path_rate, backend)
 
         self.downsample_layers = nn.ModuleList()
         self.stages = nn.ModuleList()
         drop_rates = [drop_path_rate * i / max(1, sum(depths) - 1) for i in range(sum(depths))]
-        for i, (depth, width) in enumerate(zip(depths, self.channels, strict=True)):
+        for i, (depth, width) in enumerate(zip(depths, channels, strict=True)):
             self.downsample_layers.append(self._downsample_layer(i, in_channels))
             stage = PeLKStage(
                 *(
@@ -173,7 +179,8 @@ class PeLKConvNeXt(BaseModule):
             raise ValueError(f'deploy={deploy!r} is for folded checkpoints, which init_cfg cannot load; set only one of them')
         self.switch_to_deploy(keep_grid=deploy == 'grid')
 
-    def _resolve_arch(self, arch: str | dict) -> tuple[Sequence[int], Sequence[int]]:
+    def _resolve_arch(self, arch: str | dict, width_factor: float) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the number of blocks of each stage, and its channels after widening."""
         if isinstance(arch, str):
             if arch not in self.arch_settings:
                 raise ValueError(f'arch must be one of {list(self.arch_settings)} or a dict, got {arch!r}')
@@ -182,7 +189,11 @@ class PeLKConvNeXt(BaseModule):
             raise ValueError(f"arch must be a name or a dict with 'depths' and 'channels', got {arch!r}")
         for name in ('depths', 'channels'):
             _check_length(f"arch['{name}']", arch[name])
-        return arch['depths'], arch['channels']
+            if not all(is_int(value) and value > 0 for value in arch[name]):
+                raise ValueError(f"arch['{name}'] must contain positive integers, got {arch[name]!r}")
+        if not is_number(width_factor) or int(width_factor * min(arch['channels'])) < 1:
+            raise ValueError(f'width_factor must be a number that leaves at least one channel, got {width_factor!r}')
+        return tuple(arch['depths']), tuple(int(width * width_factor) for width in arch['channels'])
 
     def _resolve_grids(
         self,
@@ -191,19 +202,28 @@ class PeLKConvNeXt(BaseModule):
         grid_base: int,
         sharing_grids: Sequence[Sequence[int]] | None,
     ) -> tuple[SharingGrid, ...]:
-        if self.kernel_form not in KERNEL_FORMS:
+        if not isinstance(self.kernel_form, str) or self.kernel_form not in KERNEL_FORMS:
             raise ValueError(f'kernel_form must be one of {KERNEL_FORMS}, got {self.kernel_form!r}')
         if sharing_grids is not None:
             if self.kernel_form != 'peripheral':
                 raise ValueError(f"sharing_grids need kernel_form='peripheral', got {self.kernel_form!r}")
             _check_length('sharing_grids', sharing_grids)
-            return tuple(SharingGrid.from_half(half) for half in sharing_grids)
+            try:
+                return tuple(SharingGrid.from_half(half) for half in sharing_grids)
+            except (TypeError, ValueError) as error:
+                raise ValueError(
+                    f'sharing_grids must contain half grids such as [9, 8, 4, 2, 1, 1, 1], got {sharing_grids!r}: {error}'
+                ) from error
         _check_length('kernel_sizes', kernel_sizes)
-        if self.kernel_form != 'peripheral':
-            return tuple(SharingGrid.dense(k) for k in kernel_sizes)
-        centers = (center_size,) * NUM_STAGES if isinstance(center_size, int) else center_size
-        _check_length('center_size', centers)
-        return tuple(SharingGrid.peripheral(k, center, grid_base) for k, center in zip(kernel_sizes, centers, strict=True))
+        try:
+            if self.kernel_form != 'peripheral':
+                return tuple(SharingGrid.dense(k) for k in kernel_sizes)
+            centers = (center_size,) * NUM_STAGES if is_int(center_size) else center_size
+            _check_length('center_size', centers)
+            return tuple(SharingGrid.peripheral(k, center, grid_base) for k, center in zip(kernel_sizes, centers, strict=True))
+        except ValueError as error:
+            given = dict(kernel_sizes=kernel_sizes, center_size=center_size, grid_base=grid_base)
+            raise ValueError(f'{error} ({", ".join(f"{name}={value!r}" for name, value in given.items())})') from error
 
     def _check(
         self,
@@ -214,24 +234,22 @@ class PeLKConvNeXt(BaseModule):
         drop_path_rate: float,
         backend: str,
     ) -> None:
-        if pos_embed not in ('shared', 'per_channel', None):
+        if not isinstance(pos_embed, str | None) or pos_embed not in ('shared', 'per_channel', None):
             raise ValueError(f"pos_embed must be 'shared', 'per_channel', or None, got {pos_embed!r}")
         if pos_embed is not None and self.kernel_form == 'stripe':
             raise ValueError(f"kernel_form='stripe' takes no positional embedding; set pos_embed=None, got {pos_embed!r}")
         check_pos_embed_mode(pos_embed_mode)
         check_resize_mode(self.resize_mode)
         check_backend_name(backend)
-        if not 0 < conv_ratio <= 1 or int(conv_ratio * min(self.channels)) < 1:
+        if not is_number(conv_ratio) or not 0 < conv_ratio <= 1 or int(conv_ratio * min(self.channels)) < 1:
             raise ValueError(
-                f'conv_ratio must be in (0, 1] and select at least one channel, got {conv_ratio} for channels {self.channels}'
+                f'conv_ratio must be in (0, 1] and select at least one channel, got {conv_ratio!r} for channels {self.channels}'
             )
         _check_small_kernel(small_kernel, self.grids)
-        if not 0 <= drop_path_rate < 1:
-            raise ValueError(f'drop_path_rate must be in [0, 1), got {drop_path_rate}')
-        if not self.out_indices or any(i not in range(NUM_STAGES) for i in self.out_indices):
-            raise ValueError(f'out_indices must be stages from 0 to {NUM_STAGES - 1}, got {self.out_indices}')
-        if self.frozen_stages not in range(-1, NUM_STAGES + 1):
-            raise ValueError(f'frozen_stages must be between -1 and {NUM_STAGES}, got {self.frozen_stages}')
+        if not is_number(drop_path_rate) or not 0 <= drop_path_rate < 1:
+            raise ValueError(f'drop_path_rate must be in [0, 1), got {drop_path_rate!r}')
+        if not is_int(self.frozen_stages) or self.frozen_stages not in range(-1, NUM_STAGES + 1):
+            raise ValueError(f'frozen_stages must be an integer between -1 and {NUM_STAGES}, got {self.frozen_stages!r}')
 
     def _downsample_layer(self, stage: int, in_channels: int) -> nn.Sequential:
         width = self.channels[stage]
@@ -417,8 +435,19 @@ def _check_length(name: str, values: Sequence) -> None:
 
 def _check_small_kernel(small_kernel: int | None, grids: Sequence[SharingGrid]) -> None:
     smallest = min(grid.kernel_size for grid in grids)
-    if small_kernel is not None and (small_kernel % 2 == 0 or not 0 < small_kernel <= smallest):
-        raise ValueError(f'small_kernel must be None or odd and at most the smallest kernel {smallest}, got {small_kernel}')
+    is_size = is_int(small_kernel) and small_kernel % 2 == 1 and 0 < small_kernel <= smallest
+    if small_kernel is not None and not is_size:
+        raise ValueError(f'small_kernel must be None or odd and at most the smallest kernel {smallest}, got {small_kernel!r}')
+
+
+def _check_out_indices(out_indices: Sequence[int]) -> tuple[int, ...]:
+    """Return the indices as a tuple, or raise ValueError unless they are different stages."""
+    is_list = isinstance(out_indices, Sequence) and not isinstance(out_indices, str)
+    if not is_list or not out_indices or not all(is_int(i) and i in range(NUM_STAGES) for i in out_indices):
+        raise ValueError(f'out_indices must be stages from 0 to {NUM_STAGES - 1}, got {out_indices!r}')
+    if len(set(out_indices)) < len(out_indices):
+        raise ValueError(f'out_indices must be different stages, got {out_indices!r}')
+    return tuple(out_indices)
 
 
 def _empty_like(parameter: nn.Parameter, size: tuple[int, int]) -> nn.Parameter:

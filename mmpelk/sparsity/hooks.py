@@ -19,6 +19,7 @@ from mmengine.registry import HOOKS, MODELS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from mmpelk.utils.arguments import is_int, is_number
 from mmpelk.utils.errors import InputError
 
 from .densities import ALLOCATIONS, erk_counts, snip_counts, uniform_counts
@@ -201,14 +202,16 @@ class DynamicSparsityHook(SparsityHook):
         prefix='',
     ):
         super().__init__(prefix)
-        if not 0 <= sparsity < 1:
-            raise ValueError(f'sparsity must be in [0, 1), got {sparsity}')
+        if not is_number(sparsity) or not 0 <= sparsity < 1:
+            raise ValueError(f'sparsity must be in [0, 1), got {sparsity!r}')
         if allocation not in ALLOCATIONS:
             raise ValueError(f'allocation must be one of {ALLOCATIONS}, got {allocation!r}')
-        if interval < 1:
-            raise ValueError(f'interval must be at least 1 step, got {interval}')
-        if not 0 <= final_rate <= rate <= 1:
-            raise ValueError(f'rates must satisfy 0 <= final_rate <= rate <= 1, got {final_rate} and {rate}')
+        if not is_int(interval) or interval < 1:
+            raise ValueError(f'interval must be an integer of at least 1 step, got {interval!r}')
+        if not is_number(rate) or not is_number(final_rate) or not 0 <= final_rate <= rate <= 1:
+            raise ValueError(f'rates must satisfy 0 <= final_rate <= rate <= 1, got {final_rate!r} and {rate!r}')
+        if not is_int(seed):
+            raise ValueError(f'seed must be an integer, got {seed!r}')
         self.sparsity = sparsity
         self.allocation = allocation
         self.interval = interval

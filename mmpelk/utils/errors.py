@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import inspect
 import os
 import re
@@ -12,8 +13,13 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
+# Errors of the file system that do not name their file: a full disk, a full quota, a file that grows too large, and a read-only disk.
+SYSTEM_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+FILE_ERRORS = (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 # Set to 1, this environment variable makes the tools print the traceback of every error.
 TRACEBACK = 'MMPELK_TRACEBACK'
+# The packages whose constructors are given the config's values as they are.
+LIBRARIES = frozenset(('mmengine', 'mmcv', 'mmseg', 'mmdet', 'mmpretrain', 'torch'))
 # Python's message when a constructor is called with wrong arguments.
 WRONG_ARGUMENTS = re.compile(r'(?P<owner>.+)\.__init__\(\) (got|missing|takes) ')
 
@@ -32,14 +38,15 @@ def first_line(error: BaseException) -> str:
 def build_errors() -> Iterator[None]:
     """Turn errors that a wrong config causes while objects are built from it into an InputError.
 
-    These are unknown types, arguments that a constructor does not take or lacks, keys that the config lacks, and the ValueErrors and
-    AssertionErrors with which constructors reject a value. Other errors inside the code of a model pass through unchanged.
+    These are unknown types, arguments that a constructor does not take or lacks, keys that the config lacks, the ValueErrors and
+    AssertionErrors with which constructors reject a value, and any error inside a constructor of OpenMMLab or torch that a registry
+    has called with the config's values. Other errors inside the code of a model pass through unchanged.
     """
     try:
         yield
     except InputError:
         raise
-    except (ValueError, AssertionError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, AssertionError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, OSError) as error:
         if _is_mmpretrain_beside_transformers(error):
             raise InputError(
                 f'mmpretrain cannot be imported next to transformers {version("transformers")}, because its multimodal models need '
@@ -59,14 +66,19 @@ def _is_mmpretrain_beside_transformers(error: BaseException) -> bool:
 
 
 def _is_from_config(error: BaseException) -> bool:
-    """Return whether mmengine's registries or configs raised the error, or the config's arguments do not fit a constructor.
+    """Return whether the error comes from mmengine's registries or configs, from mmcv's builders of layers, from code of the libraries
+    that a registry has called with the config's values, or from a constructor that the config's arguments do not fit.
 
     The arguments come from the config if the constructor is called by a registry, or by a subclass that passes them on to it. A
     constructor that is called with wrong arguments anywhere else is a bug of the calling code.
     """
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    if Path(frame.f_code.co_filename).parts[-3:-1] in (('mmengine', 'registry'), ('mmengine', 'config')):
+    modules = [frame.f_globals.get('__name__', '') for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if modules[-1].startswith(('mmengine.registry.', 'mmengine.config.', 'mmcv.cnn.bricks.')):
         return True
+    built = [index for index, module in enumerate(modules) if module.startswith('mmengine.registry.')]
+    if built and all(module.split('.')[0] in LIBRARIES for module in modules[built[-1] :]):
+        return True
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     match = WRONG_ARGUMENTS.match(str(error))
     if match is None or not isinstance(error, TypeError):
         return False
@@ -78,13 +90,15 @@ def _is_from_config(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn an InputError, or a path that cannot be written, into one line on stderr and exit code 1.
+    """Turn an InputError, or a file that the system refuses, into one line on stderr and exit code 1.
 
     Other errors keep their traceback. With the environment variable ``MMPELK_TRACEBACK=1``, all errors do.
     """
     try:
         yield
-    except (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+    except OSError as error:
+        if error.filename is None and error.errno not in SYSTEM_ERRORS and not isinstance(error, FILE_ERRORS):
+            raise
         _exit(first_line(error) if error.filename is None else f'cannot use {error.filename}: {error.strerror}')
     except InputError as error:
         # An error from a data loader's worker carries the worker's traceback in front of the message.

@@ -281,6 +281,9 @@ def test_builds_under_every_scope(scope):
         assert isinstance(MODELS.build(dict(type='PeLK', arch=SMALL)), PeLK)
 
 
+FLAGS = ('use_grn', 'gap_before_final_norm', 'norm_eval', 'with_cp')
+
+
 @pytest.mark.parametrize(
     'options, message',
     [
@@ -297,8 +300,25 @@ def test_builds_under_every_scope(scope):
         (dict(pos_embed_mode='edge'), "pos_embed_mode must be one of .* got 'edge'"),
         (dict(conv_ratio=0), 'conv_ratio must be in .* got 0'),
         (dict(drop_path_rate=1.5), 'drop_path_rate must be in .* got 1.5'),
+        (dict(out_indices=3), 'out_indices must be stages from 0 to 3, got 3'),
+        (dict(out_indices=(1, 1)), r'out_indices must be different stages, got \(1, 1\)'),
+        (dict(arch=dict(depths=(1, 1, 1, 0), channels=(8,) * 4)), r"arch\['depths'\] must contain positive integers, got"),
+        (dict(width_factor=float('nan')), 'width_factor must be a number that leaves at least one channel, got nan'),
+        (dict(width_factor=0.001), 'width_factor must be a number that leaves at least one channel'),
+        (dict(in_channels=1.5), 'in_channels must be a positive integer, got 1.5'),
+        (dict(sharing_grids=[1, 1, 1, 1]), r'sharing_grids must contain half grids such as .* got \[1, 1, 1, 1\]'),
+        (dict(kernel_form='stripe', kernel_sizes=(4, 5, 5, 5)), r'got 4 \(kernel_sizes=\(4, 5, 5, 5\)'),
+        (dict(small_kernel='five'), "small_kernel must be None or odd .* got 'five'"),
+        (dict(small_kernel=True), 'small_kernel must be None or odd .* got True'),
+        (dict(frozen_stages=1.0), 'frozen_stages must be an integer between -1 and 4, got 1.0'),
+        (dict(layer_scale_init_value=float('nan')), 'layer_scale_init_value must be a number of at least 0, got nan'),
+        (dict(layer_scale_init_value=-1), 'layer_scale_init_value must be a number of at least 0, got -1'),
+        (dict(drop_path_rate='high'), "drop_path_rate must be in .* got 'high'"),
+        (dict(conv_ratio=float('nan')), 'conv_ratio must be in .* got nan'),
+        (dict(norm_cfg=3), "norm_cfg must be None or a dict with a 'type', got 3"),
+        *((dict({name: 'maybe'}), f"{name} must be True or False, got 'maybe'") for name in FLAGS),
         (dict(out_indices=(4,)), r'out_indices must be stages from 0 to 3, got \(4,\)'),
-        (dict(frozen_stages=5), 'frozen_stages must be between -1 and 4, got 5'),
+        (dict(frozen_stages=5), 'frozen_stages must be an integer between -1 and 4, got 5'),
         (dict(backend='cutlass'), "backend must be one of .* got 'cutlass'"),
     ],
 )

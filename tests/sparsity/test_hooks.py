@@ -322,7 +322,7 @@ def test_fixed_masks_of_dense_weights_do_nothing(tmp_path):
         (dict(sparsity=1.0), r'sparsity must be in \[0, 1\), got 1.0'),
         (dict(sparsity=-0.1), 'sparsity must be in'),
         (dict(allocation='lottery'), "allocation must be one of .* got 'lottery'"),
-        (dict(interval=0), 'interval must be at least 1 step, got 0'),
+        (dict(interval=0), 'interval must be an integer of at least 1 step, got 0'),
         (dict(rate=1.5), 'rates must satisfy .* got 0.005 and 1.5'),
         (dict(rate=0.001), 'rates must satisfy'),
     ],
