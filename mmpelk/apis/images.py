@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor, nn
 
 from mmpelk.utils.errors import InputError, first_line
-from mmpelk.utils.pillow import FORMATS
+from mmpelk.utils.pillow import FORMATS, check_image_depth
 
 IMAGES = ('.bmp', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
 VIDEOS = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.webm')
@@ -96,28 +96,39 @@ def _video(path: str | Path) -> mmcv.VideoReader:
     return video
 
 
-def read_image(path: str | Path) -> np.ndarray:
+def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Read an image file as an (H, W, 3) uint8 BGR array, rotated according to its EXIF data.
 
     The content decides the format, not the file name. Formats that Pillow decodes with other programs, such as EPS, are refused.
 
+    Args:
+        path: The file.
+        max_pixels: The largest number of pixels.
+
     Raises:
-        InputError: If the file is missing, truncated, too large, or not an image of a known format.
+        InputError: If the file is missing, truncated, too large, not an image of a known format, or has more than 8 bits per channel.
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
             width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise InputError(f'image {path} has {width}x{height} pixels; scale it down to at most {MAX_PIXELS:,} pixels')
+            if width * height > max_pixels:
+                raise InputError(f'image {path} has {width}x{height} pixels; scale it down to at most {max_pixels:,} pixels')
+            check_image_depth(image, path)
             image.load()
         return mmcv.imread(str(path), channel_order='bgr', backend='pillow')
     except FileNotFoundError as error:
         raise InputError(f'image {path} does not exist') from error
     except Image.DecompressionBombError as error:
-        raise InputError(f'image {path} is too large; scale it down to at most {MAX_PIXELS:,} pixels: {error}') from error
+        raise InputError(f'image {path} is too large; scale it down to at most {max_pixels:,} pixels: {error}') from error
     except UnidentifiedImageError as error:
         raise InputError(f'cannot read image {path}: its content is none of {", ".join(FORMATS)}; convert it to PNG') from error
-    except (OSError, SyntaxError) as error:  # Pillow reports a broken PNG as a SyntaxError
+    except InputError:
+        raise
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+    ) as error:  # Pillow reports a huge text in a PNG as a ValueError
         raise InputError(f'cannot read image {path}: {first_line(error)}') from error
 
 

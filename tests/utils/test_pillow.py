@@ -6,7 +6,7 @@ import mmcv.transforms
 import numpy as np
 import pytest
 from mmengine.dataset import Compose
-from PIL import EpsImagePlugin, Image
+from PIL import EpsImagePlugin, Image, PngImagePlugin
 
 from mmpelk.apis.images import read_image
 from mmpelk.engine.command_line import run_tool
@@ -70,3 +70,17 @@ def test_the_content_decides_the_format(tmp_path, format):
     image = np.full((16, 16, 3), 200, np.uint8)
     Image.fromarray(image).save(tmp_path / 'a.png', format=format)
     assert np.abs(read_image(tmp_path / 'a.png').astype(int) - image).max() <= 8
+
+
+def test_what_pillow_would_clip_or_refuse_is_named(tmp_path):
+    Image.fromarray(np.full((8, 8), 9000, np.uint16)).save(tmp_path / 'deep.png')
+    with pytest.raises(InputError, match=r'image .*deep.png has more than 8 bits per pixel \(mode I;16\); convert it to 8 bits'):
+        read_image(tmp_path / 'deep.png')
+    about = PngImagePlugin.PngInfo()
+    about.add_text('bomb', 'x' * (PngImagePlugin.MAX_TEXT_CHUNK + 1), zip=True)
+    Image.new('RGB', (8, 8)).save(tmp_path / 'bomb.png', pnginfo=about)
+    with pytest.raises(InputError, match='cannot read image .*bomb.png: Decompressed data too large'):
+        read_image(tmp_path / 'bomb.png')
+    Image.new('RGB', (8, 9)).save(tmp_path / 'large.png')
+    with pytest.raises(InputError, match='large.png has 8x9 pixels; scale it down to at most 71 pixels'):
+        read_image(tmp_path / 'large.png', 71)
