@@ -76,8 +76,9 @@ def dump_predictions(runner: Runner, path: str) -> None:
 def main() -> None:
     args = parse_args()
     cfg = load_config(args)
-    if 'test_dataloader' not in cfg:
-        raise InputError(f'config {args.config} has no test_dataloader')
+    for key in ('test_dataloader', 'test_cfg', 'test_evaluator'):
+        if cfg.get(key) is None:
+            raise InputError(f'config {args.config} has no {key}')
     cfg.load_from = args.checkpoint
     cfg.resume = False
     if args.tta:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 
 from mmengine.config import ConfigDict
-from mmengine.runner import find_latest_checkpoint
+from mmengine.runner.checkpoint import CheckpointLoader
 
-from mmpelk.checkpoints.resuming import check_resumable
+from mmpelk.checkpoints.resuming import check_resumable, latest_checkpoint
 from mmpelk.engine.command_line import add_runner_arguments, run_tool
 from mmpelk.engine.config import enable_amp, load_config
 from mmpelk.engine.preflight import check_checkpoint, check_data, check_masks, check_pretrained, check_processes_agree
-from mmpelk.engine.runner import accumulate_gradients, build_runner, initialize_head
+from mmpelk.engine.runner import accumulate_gradients, adopt_seed, build_runner, initialize_head
 from mmpelk.utils.errors import InputError
 
 
@@ -43,8 +43,9 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     cfg = load_config(args)
-    if 'train_dataloader' not in cfg:
-        raise InputError(f'config {args.config} has no train_dataloader')
+    for key in ('train_dataloader', 'train_cfg', 'optim_wrapper'):
+        if not cfg.get(key):
+            raise InputError(f'config {args.config} has no {key}')
     if args.amp:
         enable_amp(cfg)
     if args.auto_scale_lr:
@@ -54,22 +55,24 @@ def main() -> None:
         cfg.pop('total_batch_size', None)
     if args.pretrained:
         cfg.model.backbone.init_cfg = ConfigDict(type='Pretrained', checkpoint=args.pretrained, prefix='backbone.')
-    cfg.resume = args.resume is not None
-    if args.resume not in (None, 'auto'):
-        cfg.load_from = args.resume
+    resumed = latest_checkpoint(cfg.work_dir) if args.resume == 'auto' else args.resume
+    cfg.resume = resumed is not None
+    cfg.load_from = resumed or cfg.get('load_from')
 
     check_data(cfg, ('train', 'val'))
     runner = build_runner(cfg)
     accumulate_gradients(runner)
+    checkpoints = {}
     if args.pretrained:
-        initialize_head(runner, args.pretrained)
-    check_pretrained(runner.model, runner.work_dir)
-    resumed = cfg.resume and (cfg.load_from or find_latest_checkpoint(cfg.work_dir))
+        checkpoints[args.pretrained] = CheckpointLoader.load_checkpoint(args.pretrained, 'cpu')
+        initialize_head(runner, args.pretrained, checkpoints[args.pretrained])
+    check_pretrained(runner.model, runner.work_dir, checkpoints)
     checkpoint = None
-    if resumed:
+    if resumed is not None:
         checkpoint = check_checkpoint(resumed, runner.model, resize=False)
         check_resumable(checkpoint, resumed)
         check_masks(checkpoint, resumed, runner)
+        adopt_seed(runner, checkpoint)
     elif cfg.get('load_from'):
         check_checkpoint(cfg.load_from, runner.model, strict=False)
     elif cfg.get('fine_tuning') and not cfg.model.backbone.get('init_cfg'):

@@ -10,8 +10,29 @@ from torch.optim import Optimizer
 
 from mmpelk.utils.errors import InputError
 
+# The longest path that Linux opens.
+MAX_PATH = 4096
 # What optimizers store with the shape of the weight.
 MOMENTS = ('exp_avg', 'exp_avg_sq', 'momentum_buffer')
+
+
+def latest_checkpoint(work_dir: str | Path) -> str | None:
+    """Return the checkpoint that ``last_checkpoint`` in a work dir names, or None if there is no such file.
+
+    Raises:
+        InputError: If the file does not contain the path of a checkpoint.
+    """
+    record = Path(work_dir, 'last_checkpoint')
+    if not record.is_file():
+        return None
+    name = record.read_bytes().decode(errors='replace').strip()
+    # torch and mmengine can also resume from a folder that DeepSpeed wrote.
+    if not name or len(name) > MAX_PATH or not Path(name).exists():
+        shown = repr(name if len(name) <= MAX_PATH else f'{name[:60]}...')
+        raise InputError(
+            f'{record} names {shown} as the latest checkpoint, which does not exist; pass one as --resume CHECKPOINT'
+        )
+    return name
 
 
 def check_resumable(checkpoint: Mapping[str, Any], path: str | Path) -> None:

@@ -38,6 +38,8 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     for split in splits:
         loader = cfg.get(f'{split}_dataloader')
+        if loader is not None and not loader.get('dataset'):
+            raise InputError(f'{split}_dataloader has no dataset')
         for key, dataset in _datasets(loader.dataset, f'{split}_dataloader.dataset') if loader else ():
             if '://' in (dataset.get('data_root') or ''):
                 continue  # a remote store that mmengine's file backends read
@@ -45,6 +47,8 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
             hint = f'put the data there or set {key}.data_root'
             prefixes = dataset.get('data_prefix') or dataset.get('split') or {}
             for name, value in ({'img_path': prefixes} if isinstance(prefixes, str) else prefixes).items():
+                if not isinstance(value, str):
+                    raise InputError(f'{key}.data_prefix.{name} is {value!r}; expected a folder')
                 folder = root / value
                 if not folder.is_dir():
                     raise InputError(f'data folder {folder} does not exist ({key}.data_prefix.{name}); {hint}')
@@ -54,18 +58,22 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
                 raise InputError(f'annotation file {root / dataset.ann_file} does not exist ({key}.ann_file); {hint}')
             if dataset.get('type') == 'CocoDataset':
                 classes = dataset.get('metainfo', {}).get('classes') or DATASETS.get('mmdet.CocoDataset').METAINFO['classes']
-                _check_class_count(cfg.model, len(classes), 'model')
+                check_class_count(cfg.model, len(classes))
                 check_coco(root / dataset.ann_file, root / dataset.data_prefix.img, classes)
 
 
-def _check_class_count(model: ConfigDict, count: int, key: str) -> None:
-    """Check that every head in a detector's config has as many classes as the data."""
+def check_class_count(model: ConfigDict, count: int, key: str = 'model') -> None:
+    """Check that every part with a ``num_classes`` in a model's config has as many classes as the data.
+
+    Raises:
+        InputError: If a part has another number. The message names its key.
+    """
     for name, value in model.items():
         if name == 'num_classes' and value != count:
             raise InputError(f'{key}.num_classes is {value}, but the dataset has {count} classes')
         for index, part in enumerate(value if isinstance(value, list) else [value]):
             if isinstance(part, dict):
-                _check_class_count(part, count, f'{key}.{name}.{index}' if isinstance(value, list) else f'{key}.{name}')
+                check_class_count(part, count, f'{key}.{name}.{index}' if isinstance(value, list) else f'{key}.{name}')
 
 
 def _datasets(dataset: ConfigDict, key: str) -> Iterator[tuple[str, ConfigDict]]:
@@ -79,7 +87,14 @@ def _datasets(dataset: ConfigDict, key: str) -> Iterator[tuple[str, ConfigDict]]
         yield key, dataset
 
 
-def check_checkpoint(path: str | Path, model: nn.Module, strict: bool = True, prefix: str = '', resize: bool = True) -> dict:
+def check_checkpoint(
+    path: str | Path,
+    model: nn.Module,
+    strict: bool = True,
+    prefix: str = '',
+    resize: bool = True,
+    checkpoint: dict | None = None,
+) -> dict:
     """Check that a checkpoint which the runner is about to load is safe, complete, and of this model.
 
     Args:
@@ -88,6 +103,7 @@ def check_checkpoint(path: str | Path, model: nn.Module, strict: bool = True, pr
         strict: See :func:`mmpelk.checkpoints.check_fit`.
         prefix: Prefix of the model's weights in the checkpoint.
         resize: Whether kernels of other grids are allowed. They are resized on loading.
+        checkpoint: The content of the file, if it has been read already.
 
     Returns:
         The checkpoint.
@@ -95,7 +111,7 @@ def check_checkpoint(path: str | Path, model: nn.Module, strict: bool = True, pr
     Raises:
         InputError: If the checkpoint cannot be read safely or does not fit the model.
     """
-    checkpoint = CheckpointLoader.load_checkpoint(str(path), 'cpu')
+    checkpoint = checkpoint or CheckpointLoader.load_checkpoint(str(path), 'cpu')
     check_prefix(checkpoint, prefix, path)
     check_fit(model_weights(checkpoint, prefix), unwrap(model), path, strict, resize)
     return checkpoint
@@ -105,7 +121,7 @@ def check_checkpoint(path: str | Path, model: nn.Module, strict: bool = True, pr
 OUTPUT_NORMS = 'norm[0-3].*'
 
 
-def check_pretrained(model: nn.Module, work_dir: str | Path) -> None:
+def check_pretrained(model: nn.Module, work_dir: str | Path, checkpoints: dict[str, dict] | None = None) -> None:
     """Check the checkpoints that parts of the model are initialized from (``init_cfg=dict(type='Pretrained', ...)``).
 
     A checkpoint with foreign names that :mod:`mmpelk.checkpoints.foreign_names` knows is converted for a PeLK or a backbone with grown
@@ -114,20 +130,25 @@ def check_pretrained(model: nn.Module, work_dir: str | Path) -> None:
     Args:
         model: The model, which may be wrapped for distributed training.
         work_dir: Folder for converted checkpoints.
+        checkpoints: The content of files that have been read already, by their paths.
 
     Raises:
         InputError: If a checkpoint is broken or unsafe, fits less than half of its part, lacks depthwise kernels, or has unknown names.
     """
-    model = unwrap(model)
+    model, checkpoints = unwrap(model), dict(checkpoints or {})
     backbones = [module for _, module in large_kernel_backbones(model)]
     for module in model.modules():
         inits = getattr(module, 'init_cfg', None) or []
         for init in [inits] if isinstance(inits, dict) else inits:
             if init.get('type') != 'Pretrained':
                 continue
+            path = str(init['checkpoint'])
+            if path not in checkpoints:
+                checkpoints[path] = CheckpointLoader.load_checkpoint(path, 'cpu')
+            checkpoint = checkpoints[path]
             if any(module is backbone for backbone in backbones):
-                _convert_foreign(init, module, Path(work_dir))
-            check_checkpoint(init['checkpoint'], module, strict=False, prefix=_prefix(init))
+                checkpoint = _convert_foreign(checkpoint, init, module, Path(work_dir))
+            check_checkpoint(init['checkpoint'], module, strict=False, prefix=_prefix(init), checkpoint=checkpoint)
 
 
 def _prefix(init: dict) -> str:
@@ -136,24 +157,28 @@ def _prefix(init: dict) -> str:
     return prefix if not prefix or prefix.endswith('.') else f'{prefix}.'
 
 
-def _convert_foreign(init: dict, backbone: nn.Module, work_dir: Path) -> None:
+def _convert_foreign(checkpoint: dict, init: dict, backbone: nn.Module, work_dir: Path) -> dict:
     """Convert the checkpoint of an ``init_cfg`` and point the ``init_cfg`` to the result, if its names are not the backbone's.
+
+    Returns:
+        The checkpoint that the backbone is then initialized from.
 
     Raises:
         InputError: If names are unknown, or the backbone needs more than the checkpoint has.
     """
-    checkpoint = CheckpointLoader.load_checkpoint(str(init['checkpoint']), 'cpu')
     own = model_weights(checkpoint, _prefix(init))
     if not set(depthwise_kernels(backbone)).isdisjoint(own):
-        return
+        return checkpoint
     if not own and _prefix(init) not in ('', 'backbone.'):  # the wrong part of a checkpoint is not a foreign checkpoint
-        return
+        return checkpoint
     conversion = convert(source_weights(checkpoint), backbone)
     conversion.check(init['checkpoint'], allow_missing=[OUTPUT_NORMS], allow_unused=[OUTPUT_NORMS])
     converted = work_dir / f'converted_{Path(str(init["checkpoint"])).stem}.pth'
-    write_checkpoint(dict(state_dict=conversion.weights, meta=dict(converted_from=str(init['checkpoint']))), converted)
+    result = dict(state_dict=conversion.weights, meta=dict(converted_from=str(init['checkpoint'])))
+    write_checkpoint(result, converted)
     print_log(f"{init['checkpoint']} has foreign names; the backbone's weights in it are converted to {converted}", 'current')
     init.update(checkpoint=str(converted), prefix='backbone.')
+    return result
 
 
 def check_masks(checkpoint: dict, path: str | Path, runner: Runner) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -13,8 +15,7 @@ from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import OptimWrapperDict
 from mmengine.registry import HOOKS, RUNNERS
-from mmengine.runner import Runner
-from mmengine.runner.checkpoint import CheckpointLoader
+from mmengine.runner import BaseLoop, Runner
 from PIL import Image
 from torch import distributed as dist
 from torch import nn
@@ -22,14 +23,24 @@ from torch import nn
 from mmpelk.checkpoints import model_weights
 from mmpelk.checkpoints.resuming import check_optimizer
 from mmpelk.utils.errors import TRACEBACK, InputError, build_errors, first_line
-from mmpelk.utils.pillow import FORMATS, forbid_ghostscript
+from mmpelk.utils.pillow import FORMATS, check_image_depth, check_label_depth, forbid_ghostscript
 
 from .config import has_gpu
-from .preflight import unwrap
+from .preflight import check_class_count, unwrap
+from .randomness import ReproducibleDataset, ReproducibleIterationsHook
+
+# What mmengine reads from the environment that a launcher sets.
+LAUNCHERS = dict(
+    pytorch=('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'),
+    slurm=('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST'),
+    mpi=('OMPI_COMM_WORLD_LOCAL_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_RANK', 'MASTER_ADDR'),
+)
 
 
 class NamingPipeline(Compose):
     """A data pipeline that names the file when it cannot be read, and never decodes EPS images with Ghostscript.
+
+    Images of more than 8 bits that Pillow would clip are refused, and so are label maps with labels that mmseg would wrap around.
 
     Args:
         pipeline: The pipeline whose transforms are run.
@@ -37,14 +48,25 @@ class NamingPipeline(Compose):
 
     def __init__(self, pipeline: Compose) -> None:
         self.transforms = pipeline.transforms
+        self._checks = {'seg_map_path': check_label_depth}
+        if any(getattr(step, 'imdecode_backend', None) == 'pillow' for step in self.transforms):
+            self._checks['img_path'] = check_image_depth
 
     def __call__(self, data: dict) -> dict | None:
         forbid_ghostscript()  # in each worker too, because a spawned process does not inherit it
         paths = [data[key] for key in ('img_path', 'seg_map_path') if data.get(key)]
         try:
+            for key, check in self._checks.items():
+                if data.get(key) and os.path.isfile(data[key]):  # a file in a remote store is not checked
+                    with Image.open(data[key]) as image:
+                        check(image, data[key])
             return super().__call__(data)
-        except (OSError, AssertionError, SyntaxError, cv2.error) as error:  # Pillow reports a broken PNG as a SyntaxError
+        except InputError:
+            raise
+        except (OSError, AssertionError, SyntaxError, ValueError, cv2.error, Image.DecompressionBombError) as error:
             unreadable = [path for path in paths if not _is_readable(path)]
+            if not unreadable and isinstance(error, ValueError):  # Pillow raises one for a huge text in a PNG
+                raise
             raise InputError(f'cannot read {" or ".join(unreadable or paths)}: {first_line(error)}') from error
 
 
@@ -53,7 +75,7 @@ def _is_readable(path: str) -> bool:
     try:
         with Image.open(path, formats=FORMATS) as image:
             image.load()
-    except (OSError, SyntaxError):
+    except Exception:  # a broken file can make Pillow raise anything, such as a SyntaxError
         return False
     return True
 
@@ -76,7 +98,8 @@ class AverageStatisticsHook(Hook):
 class NamingRunner(Runner):
     """mmengine's Runner with data sets that name a file that cannot be read, and without SyncBN on CPUs.
 
-    A checkpoint that training cannot be resumed from ends in an InputError.
+    A checkpoint that training cannot be resumed from ends in an InputError. So does a wrong value in the config. A resumed run draws the
+    same random numbers as an undisturbed one.
     """
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
@@ -96,6 +119,42 @@ class NamingRunner(Runner):
             raise InputError(
                 f'checkpoint {filename} cannot be resumed from: {_reason(error)} ({TRACEBACK}=1 shows where)'
             ) from error
+
+    def build_train_loop(self, loop: Any) -> BaseLoop:
+        """Build the training loop, its data loader, and its dataset."""
+        return self._build(super().build_train_loop, loop)
+
+    def build_val_loop(self, loop: Any) -> BaseLoop:
+        """Build the validation loop, its data loader, and its dataset."""
+        return self._build(super().build_val_loop, loop)
+
+    def build_test_loop(self, loop: Any) -> BaseLoop:
+        """Build the test loop, its data loader, and its dataset."""
+        return self._build(super().build_test_loop, loop)
+
+    def _build(self, build: Callable[[Any], BaseLoop], loop: Any) -> BaseLoop:
+        """Build a loop, and check that the model has as many classes as the data."""
+        with build_errors():
+            built = build(loop)
+        classes = getattr(built.dataloader.dataset, 'metainfo', {}).get('classes')
+        if classes and self.cfg.get('model'):
+            check_class_count(self.cfg.model, len(classes))
+        return built
+
+    def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
+        """Build the optimizer and its wrapper."""
+        with build_errors():
+            return super().build_optim_wrapper(optim_wrapper)
+
+    def build_param_scheduler(self, scheduler: Any) -> Any:
+        """Build the schedulers of the learning rate and of other parameters."""
+        with build_errors():
+            return super().build_param_scheduler(scheduler)
+
+    def register_hooks(self, default_hooks: dict | None = None, custom_hooks: list | None = None) -> None:
+        """Register hooks, and the one that seeds each iteration."""
+        super().register_hooks(default_hooks, custom_hooks)
+        self.register_hook(ReproducibleIterationsHook())
 
     def load_or_resume(self) -> None:
         """Load or resume as the config says. The number of images per iteration is saved with every checkpoint.
@@ -123,9 +182,23 @@ class NamingRunner(Runner):
 
     @staticmethod
     def build_dataloader(dataloader, *args, **kwargs):
-        """Build a data loader. Every pipeline in it, also inside of dataset wrappers, becomes a NamingPipeline."""
+        """Build a data loader. Every pipeline in it, also inside of dataset wrappers, becomes a NamingPipeline.
+
+        A loader that is built from a config draws its random numbers as :mod:`mmpelk.engine.randomness` describes.
+
+        Raises:
+            InputError: If the data set is empty.
+        """
+        if isinstance(dataloader, dict) and isinstance(dataloader.get('sampler'), dict):
+            dataset = dict(type='mmengine.ReproducibleDataset', dataset=dataloader['dataset'])
+            sampler = dict(type='mmengine.PlacedSampler', sampler=dataloader['sampler'])
+            dataloader = dict(dataloader, dataset=dataset, sampler=sampler)
         loader = Runner.build_dataloader(dataloader, *args, **kwargs)
-        datasets = [loader.dataset]
+        if not len(loader.dataset):  # mmengine's InfiniteSampler would search for an index forever
+            folders = getattr(loader.dataset, 'data_prefix', 'its folders')
+            suffix = getattr(loader.dataset, 'img_suffix', 'the expected suffix')
+            raise InputError(f'the data set is empty: no image in {folders} ends in {suffix!r}, or all of them are filtered out')
+        datasets = [loader.dataset.dataset if isinstance(loader.dataset, ReproducibleDataset) else loader.dataset]
         for dataset in datasets:
             datasets += getattr(dataset, 'datasets', [])
             datasets += [dataset.dataset] if hasattr(dataset, 'dataset') else []
@@ -143,8 +216,14 @@ def build_runner(cfg: Config) -> Runner:
     """Build the runner and its model. With ``launcher='pytorch'`` on a CPU, start the process group with gloo.
 
     Raises:
-        InputError: If an object in the config cannot be built.
+        InputError: If the launcher was not used, or an object in the config cannot be built.
     """
+    missing = [name for name in LAUNCHERS.get(cfg.launcher, ()) if name not in os.environ]
+    if missing:
+        raise InputError(
+            f'launcher {cfg.launcher} needs the environment variable {missing[0]}, which it sets for each process; start the tool with '
+            'the launcher, such as with tools/dist_train.sh'
+        )
     if cfg.launcher == 'pytorch' and not has_gpu() and not dist.is_initialized():
         dist.init_process_group('gloo')  # mmengine would select a CUDA device for each process
     with build_errors():
@@ -196,17 +275,26 @@ def _multiply(options: dict, names: tuple[str, ...], factor: int) -> None:
             options[name] = [item * factor for item in value] if isinstance(value, list) else value * factor
 
 
-def initialize_head(runner: Runner, path: str) -> None:
+def adopt_seed(runner: Runner, checkpoint: dict) -> None:
+    """Use the seed of a checkpoint to resume from, if the config has none. mmengine does so only after it has built the data loaders."""
+    seed = checkpoint['meta'].get('seed')
+    if seed is not None and runner._randomness_cfg.get('seed') is None:
+        runner._randomness_cfg.update(seed=seed)
+        runner.set_randomness(**runner._randomness_cfg)
+
+
+def initialize_head(runner: Runner, path: str, checkpoint: dict) -> None:
     """Let a classifier's head start from a checkpoint too, if the checkpoint has a head of the same shape.
 
     Args:
         runner: A runner whose model has not been initialized yet.
-        path: The checkpoint.
+        path: The checkpoint file.
+        checkpoint: Its content.
     """
     head = getattr(unwrap(runner.model), 'head', None)
     if not isinstance(head, nn.Module):
         return
-    weights = model_weights(CheckpointLoader.load_checkpoint(path, 'cpu'), 'head.')
+    weights = model_weights(checkpoint, 'head.')
     fits = {name: value.shape for name, value in weights.items()} == {
         name: value.shape for name, value in head.state_dict().items()
     }

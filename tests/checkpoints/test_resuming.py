@@ -10,7 +10,7 @@ from conftest import ROOT
 from tiny_runner import runner
 
 from mmpelk.checkpoints import read_checkpoint
-from mmpelk.checkpoints.resuming import check_resumable
+from mmpelk.checkpoints.resuming import check_resumable, latest_checkpoint
 from mmpelk.utils.errors import InputError
 
 
@@ -133,6 +133,26 @@ def test_a_run_without_an_optimizer_in_its_checkpoint_resumes(trained):
     torch.save(checkpoint, trained)
     resume(trained)
     assert (trained.parent / 'epoch_3.pth').exists()
+
+
+def test_the_latest_checkpoint(tmp_path):
+    assert latest_checkpoint(tmp_path) is None
+    path = tmp_path / 'a.pth'
+    path.touch()
+    (tmp_path / 'last_checkpoint').write_text(f'{path}\n')
+    assert latest_checkpoint(tmp_path) == str(path)
+
+
+@pytest.mark.parametrize(
+    'content', [b'', b'nowhere.pth', b'\0', b'a' * 9000, b'\xff\xfe', b'a\nb'], ids=lambda content: repr(content[:9])
+)
+def test_garbage_in_last_checkpoint(tmp_path, content):
+    (tmp_path / 'last_checkpoint').write_bytes(content)
+    with pytest.raises(
+        InputError, match=r'last_checkpoint names .* as the latest checkpoint, which does not exist; pass one'
+    ) as caught:
+        latest_checkpoint(tmp_path)
+    assert '\n' not in str(caught.value)
 
 
 RESUME = """

@@ -6,7 +6,7 @@ import socket
 from types import SimpleNamespace
 
 import cv2
-import mmcv.transforms  # noqa: F401  registers LoadImageFromFile
+import mmcv.transforms
 import numpy as np
 import pytest
 import tiny_runner
@@ -101,6 +101,40 @@ def test_only_reading_errors_name_files(error, named, images):
             NamingPipeline(Compose([fail]))(paths)
 
 
+def test_an_empty_data_set():
+    with pytest.raises(InputError, match="^the data set is empty: no image in its folders ends in 'the expected suffix'"):
+        loader([])
+
+
+def pipeline(**options):
+    return NamingPipeline(Compose([lambda data: data | options]))
+
+
+def test_deep_images_and_label_maps(tmp_path):
+    """Pillow would clip gray images of 16 bits, and mmseg keeps 8 bits of labels."""
+    for name, value in (('deep', 300), ('fits', 255)):
+        cv2.imwrite(str(tmp_path / f'{name}.png'), np.full((4, 4), value, np.uint16))
+    deep, fits = str(tmp_path / 'deep.png'), str(tmp_path / 'fits.png')
+    with pytest.raises(InputError, match=r'deep.png contains labels from 300 to 300; labels must be 0 to 255'):
+        pipeline()(dict(seg_map_path=deep))
+    assert pipeline(seen=1)(dict(seg_map_path=fits))['seen'] == 1
+    loading = NamingPipeline(Compose([mmcv.transforms.LoadImageFromFile(imdecode_backend='pillow')]))
+    with pytest.raises(InputError, match=r'deep.png has more than 8 bits per pixel \(mode I;16\); convert it to 8 bits'):
+        loading(dict(img_path=deep))
+    # OpenCV scales the values to 8 bits.
+    assert NamingPipeline(Compose([mmcv.transforms.LoadImageFromFile()]))(dict(img_path=deep))['img'].max() == 300 // 256
+
+
+def test_a_value_error_names_only_a_broken_file(images):
+    def fail(data):
+        raise ValueError('too large')
+
+    with pytest.raises(ValueError, match='^too large$'):
+        NamingPipeline(Compose([fail]))(dict(img_path=str(images / 'first.png')))
+    with pytest.raises(InputError, match=r'^cannot read .*broken.png: too large$'):
+        NamingPipeline(Compose([fail]))(dict(img_path=str(images / 'broken.png')))
+
+
 def runner_config(tmp_path, **options):
     return Config(
         dict(model=dict(type='ToyForTests'), work_dir=str(tmp_path), launcher='none', experiment_name=tmp_path.name, **options)
@@ -140,6 +174,17 @@ def launched(monkeypatch):
         monkeypatch.setenv(name, str(value))
     yield
     dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    'launcher, variable', [('pytorch', 'RANK'), ('slurm', 'SLURM_PROCID'), ('mpi', 'OMPI_COMM_WORLD_LOCAL_RANK')]
+)
+def test_a_launcher_that_was_not_used(toy, tmp_path, launcher, variable, monkeypatch):
+    monkeypatch.delenv(variable, raising=False)
+    cfg = runner_config(tmp_path)
+    cfg.launcher = launcher
+    with pytest.raises(InputError, match=f'^launcher {launcher} needs the environment variable {variable}, which it sets'):
+        build_runner(cfg)
 
 
 @pytest.fixture

@@ -98,7 +98,7 @@ def test_train_test_and_draw(trained, small_demo, digit_scenes, run_tool):
     assert cv2.imread(str(trained / 'curves.png')).std() > 5
 
 
-def test_resuming_restores_optimizer_and_schedule(small_demo, digit_scenes, trained, run_tool):
+def test_a_resumed_run_continues_bit_for_bit(small_demo, digit_scenes, trained, run_tool):
     work_dir = digit_scenes / 'stopped'
     work_dir.mkdir()
     shutil.copy(trained / 'iter_2.pth', work_dir)
@@ -108,6 +108,7 @@ def test_resuming_restores_optimizer_and_schedule(small_demo, digit_scenes, trai
     state = resumed['optimizer']['state']
     assert {float(entry['step']) for entry in state.values()} == {4.0}
     assert [s['last_step'] for s in resumed['param_schedulers']] == [s['last_step'] for s in straight['param_schedulers']]
+    assert all(torch.equal(value, straight['state_dict'][name]) for name, value in resumed['state_dict'].items())
 
 
 def test_pretrained_backbone_and_tta(small_demo, digit_scenes, trained, run_tool):
