@@ -10,6 +10,7 @@ benchmark.py memory  the peak memory of a training step of any configs of mmseg
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -20,9 +21,13 @@ from mmpelk.analysis.model_benchmarks import benchmark_inference, benchmark_trai
 from mmpelk.analysis.operator_benchmark import benchmark_operator, default_shapes
 from mmpelk.analysis.plots import draw_sweep
 from mmpelk.analysis.timing import machine
+from mmpelk.apis.models import usable_device
 from mmpelk.engine.command_line import run_tool
 from mmpelk.engine.config import read_config
 from mmpelk.utils.errors import InputError
+
+# Larger tensors are typing errors.
+MAX_BYTES = 2**34
 
 
 def parse_args() -> argparse.Namespace:
@@ -50,7 +55,7 @@ def parse_args() -> argparse.Namespace:
         command.add_argument('--size', type=int, default=size, help='height and width of the images; default: %(default)s')
     args = parser.parse_args()
     for name in ('rounds', 'budget', 'batch'):
-        if getattr(args, name, 1) <= 0:
+        if not 0 < getattr(args, name, 1) < math.inf:
             raise InputError(f'--{name} must be positive, got {getattr(args, name)}')
     if args.command in ('train', 'memory') and args.batch < 2:
         raise InputError('--batch must be at least 2, because BatchNorm needs more than one value per channel; got 1')
@@ -59,6 +64,12 @@ def parse_args() -> argparse.Namespace:
     for shape in getattr(args, 'shape', None) or ():
         if min(shape) < 1 or shape[-1] % 2 == 0:
             raise InputError(f'--shape needs positive numbers, the last one odd, got {tuple(shape)}')
+        n, c, size, k = shape
+        if 4 * n * c * size * size > MAX_BYTES or 4 * c * k * k > MAX_BYTES:
+            raise InputError(f'--shape {n} {c} {size} {k} needs maps or kernels of more than {MAX_BYTES // 2**30} GiB')
+    if 4 * 3 * getattr(args, 'batch', 1) * getattr(args, 'size', 32) ** 2 > MAX_BYTES:
+        raise InputError(f'--batch {args.batch} --size {args.size} needs images of more than {MAX_BYTES // 2**30} GiB')
+    usable_device(args.device)
     return args
 
 

@@ -30,6 +30,8 @@ def main() -> None:
     model = load_model(cfg, args.checkpoint)
     if not isinstance(model.backbone, PeLK) or cfg.get('default_scope') != 'mmpretrain':
         raise InputError(f'config {args.config} is not of a classifier with a PeLK')
+    if not cfg.get('test_dataloader'):
+        raise InputError(f'config {args.config} has no test_dataloader')
     check_data(cfg, ('test',))
     torch.manual_seed(0)
     variants = resized_variants(model, args.to, args.center_size)

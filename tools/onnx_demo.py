@@ -39,9 +39,17 @@ def main() -> None:
         size = about['size'] or [max(64, length) for length in image.size[::-1]]
         pixels = np.asarray(image.resize(size[::-1], Image.Resampling.BILINEAR), np.float32).transpose(2, 0, 1)[None]
         # With a fixed batch, repeat the image to fill it.
-        (logits,) = session.run(None, {'images': np.repeat(pixels, about['batch'] or 1, 0)})
+        try:
+            (logits,) = session.run(None, {'images': np.repeat(pixels, about['batch'] or 1, 0)})
+        except Exception as error:  # onnxruntime raises many types of its own
+            fail(f'{args.model} cannot be run on {path}: {str(error).splitlines()[0]}')
+        if logits.ndim != (4 if about['task'] == 'segmentation' else 2) or logits.shape[1] != len(about['classes']):
+            fail(f'{args.model} has outputs of shape {logits.shape}, which do not match its {len(about["classes"])} classes')
         picture = overlay(image, logits[0], about) if about['task'] == 'segmentation' else caption(image, logits[0], about)
-        picture.save(args.out_dir / names[index])
+        try:
+            picture.save(args.out_dir / names[index])
+        except OSError as error:
+            fail(f'cannot write {args.out_dir / names[index]}: {error.strerror}')
         print(f'{index + 1}/{len(names)} {args.out_dir / names[index]}')
 
 
@@ -56,9 +64,33 @@ def load(path: Path) -> tuple[onnxruntime.InferenceSession, dict]:
         fail(f'{path} is not an ONNX model: {str(error).splitlines()[0]}')
     if about.get('part') != 'model':
         fail(f'{path} does not output logits; export a segmentor or a classifier with tools/export.py')
-    if about['activation'] != 'softmax':
+    if about.get('activation') == 'sigmoid':
         fail(f'{path} has classes that are not mutually exclusive; only the classes of a softmax can be drawn')
+    check(path, about)
     return session, about
+
+
+def check(path: Path, about: dict) -> None:
+    """Exit with an error unless the metadata have the values that tools/export.py writes."""
+
+    def is_list(value: object, length: int | None, first: int, last: int) -> bool:
+        is_valid = isinstance(value, list) and all(type(item) is int and first <= item <= last for item in value)
+        return is_valid and length in (None, len(value))
+
+    classes, palette = about.get('classes'), about.get('palette')
+    has_classes = isinstance(classes, list) and len(classes) > 0 and all(isinstance(name, str) for name in classes)
+    has_colors = isinstance(palette, list) and all(is_list(color, 3, 0, 255) for color in palette)
+    valid = dict(
+        task=about.get('task') in ('segmentation', 'classification'),
+        activation=about.get('activation') == 'softmax',
+        size='size' in about and (about['size'] is None or is_list(about['size'], 2, 1, MAX_PIXELS)),
+        batch='batch' in about and (about['batch'] is None or is_list([about['batch']], 1, 1, MAX_PIXELS)),
+        classes=has_classes,
+        palette=has_colors and has_classes and len(palette) == len(classes),
+    )
+    for key, is_valid in valid.items():
+        if not is_valid:
+            fail(f'{path} has {str(about.get(key))[:60]!r} as {key} in its metadata; export the model again with tools/export.py')
 
 
 def read(path: str) -> Image.Image:
@@ -67,8 +99,10 @@ def read(path: str) -> Image.Image:
         with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 fail(f'image {path} has {image.width}x{image.height} pixels; the maximum is {MAX_PIXELS:,}')
+            if image.mode.startswith(('I', 'F')):  # Pillow would clip it
+                fail(f'image {path} has more than 8 bits per pixel (mode {image.mode}); convert it to 8 bits')
             return ImageOps.exif_transpose(image).convert('RGB')
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # a huge text in a PNG is a ValueError
         fail(f'cannot read image {path}: {error}')
 
 

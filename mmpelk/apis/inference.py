@@ -14,8 +14,13 @@ from mmengine.structures import BaseDataElement
 from mmengine.utils import ProgressBar
 
 from mmpelk.utils.errors import InputError
+from mmpelk.utils.memory import free_memory, measured_peak
 
-from .images import Inputs, draw, find_sources, picture_writer, read_image
+from .images import MAX_PIXELS, Inputs, draw, find_sources, picture_writer, read_image
+
+# The sizes of the images with which the memory of a prediction is measured. PeLK atto with UperNet takes at least as much per pixel.
+MEASURED_SIZES = (256, 768)
+MIN_BYTES_PER_PIXEL = 250
 
 
 def inference(
@@ -87,3 +92,28 @@ def predict(inferencer: BaseInferencer, image: np.ndarray) -> BaseDataElement:
     if 'seg_logits' in sample:
         del sample.seg_logits
     return sample.cpu()
+
+
+def max_pixels(inferencer: BaseInferencer, share: float = 0.5) -> int:
+    """Return how many pixels an image may have, so that the prediction for it fits into a share of the memory that is free.
+
+    The memory per pixel is measured with predictions on two images of noise. It grows in proportion to the pixels where the model sees
+    the whole image at once, and less where it scales images or takes windows.
+
+    Args:
+        inferencer: The result of :func:`init_model`.
+        share: The share of the free memory, of the GPU if the model is on one.
+
+    Returns:
+        The number of pixels, at most ``MAX_PIXELS``.
+    """
+    device = next(inferencer.model.parameters()).device
+    peaks = []
+    for size in MEASURED_SIZES:
+        image = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
+        with measured_peak(device) as peak:
+            predict(inferencer, image)
+        peaks.append(peak[0])
+    small, large = (size**2 for size in MEASURED_SIZES)
+    per_pixel = max((peaks[1] - peaks[0]) / (large - small), MIN_BYTES_PER_PIXEL)
+    return min(MAX_PIXELS, int(share * free_memory(device) / per_pixel))

@@ -107,7 +107,7 @@ def usable_device(device: str | None) -> str:
     Raises:
         InputError: If torch cannot use the device.
     """
-    device = device or get_device()
+    device = get_device() if device is None else device
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 import mmpelk
+from mmpelk.apis.images import MAX_PIXELS
 from mmpelk.apis.models import normalization
 from mmpelk.models.pelk import MIN_INPUT
 from mmpelk.ops import PeripheralConv2d
@@ -147,8 +149,12 @@ def export(module: Exportable, batch: int, size: Sequence[int], dynamic: bool = 
 
 
 def check_size(batch: int, size: Sequence[int], dynamic: bool) -> None:
-    """Raise InputError unless there is at least one image, and it is large enough."""
+    """Raise InputError unless there is at least one image, it is large enough, and the images have at most ``MAX_PIXELS``."""
     min_size = MIN_FREE if dynamic else MIN_INPUT
+    if batch >= 1 and len(size) == 2 and batch * math.prod(size) > MAX_PIXELS:
+        raise InputError(
+            f'cannot export for {batch} images of {"x".join(map(str, size))}; expected at most {MAX_PIXELS:,} pixels in all'
+        )
     if batch < 1 or len(size) != 2 or min(size) < min_size:
         raise InputError(
             f'cannot export for {batch} images of {"x".join(map(str, size))}; expected at least 1 image of {min_size}x{min_size}'
