@@ -13,6 +13,7 @@
 #   make gpu             Check and measure mmpelk on a GPU, for 9 minutes. Repeat it until nothing is missing. It installs nothing.
 #   make gpu-docs        Write the results into the documentation.
 #   make sanitize        Run the native library's cases under AddressSanitizer, UndefinedBehaviorSanitizer, and ThreadSanitizer.
+#   make soak            Run all hostile inputs and an hour of training, as docs/robustness.md describes. It takes hours.
 #   make lint            Check the style.
 #   make wheel           Build the source distribution and a manylinux wheel in dist/, for every Python and without a compiler.
 #   make docs            Build the documentation as a site in site/.
@@ -49,7 +50,7 @@ SETUP := TORCH=$(TORCH) bash tools/setup_env.sh $(VENV) $(STACK)
 GPU_PYTHON ?= python3
 
 .PHONY: demo demo-det demo-cls demo-grow demo-onnx demo-reach demo-transfer docs gpu gpu-docs wheel test test-torch test-transformers
-.PHONY: sanitize lint clean-demo env env-det env-onnx env-docs env-lint env-test env-torch
+.PHONY: sanitize soak lint clean-demo env env-det env-onnx env-docs env-lint env-test env-torch
 
 demo: env $(SEG)/trained
 	$(call test_and_draw,$(SEG_CONFIG),$(SEG),$(SCENES))
@@ -129,6 +130,9 @@ test-transformers: env-test
 
 sanitize: env-test
 	$(PY) tests/ops/backends/native/sanitize.py
+
+soak: env-test
+	OMP_NUM_THREADS=1 $(PY) tests/hostile/soak.py all
 
 # The wheel runs where glibc is at least as new as here. cibuildwheel builds it in a container with an old one (pyproject.toml).
 wheel:

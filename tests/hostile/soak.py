@@ -1,0 +1,89 @@
+"""Run the hostile inputs, and print how many were tried and how many passed.
+
+soak.py commands      command lines with invalid input, in forked processes
+soak.py checkpoints   damaged checkpoints
+soak.py operator      random calls of the operator against float64 loops
+soak.py kills         training that is killed at random moments and resumed
+soak.py memory        an hour of training, whose memory must not grow
+
+Several kinds can be given, and ``all`` stands for all of them. ``--count`` limits the number of inputs; command lines are then spread over
+all cases. Failures are printed, and the exit code is then 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+sys.path[:0] = [str(FOLDER.parents[1]), str(FOLDER.parent), str(FOLDER.parent / 'ops')]
+os.environ.setdefault('MPLBACKEND', 'Agg')
+
+# The number of inputs of each kind. All command lines are tried, and memory is measured for a number of minutes.
+COUNTS = dict(commands=None, checkpoints=2000, operator=5000, kills=20, memory=60)
+
+
+def results(kind: str, count: int | None, only: str, home: Path) -> Iterator[tuple[str, str | None]]:
+    """Yield each input of a kind, and what went wrong with it, or None."""
+    if kind == 'operator':
+        import operator_calls
+
+        yield from operator_calls.run(count)
+        return
+    import bad_commands
+
+    if kind == 'checkpoints':
+        import damaged_checkpoints
+
+        yield from damaged_checkpoints.run(count, home, *bad_commands.save_model(home, 'cls'))
+        return
+    bad_commands.preload()
+    bad_commands.make_home(home)
+    if kind == 'kills':
+        import kills
+
+        yield from kills.run(count, home)
+        return
+    if kind == 'memory':
+        import memory
+
+        yield from memory.run(count, home)
+        return
+    cases = [case for case in bad_commands.all_cases() if re.search(only, case.name)]
+    print(f'{len(cases)} command lines', flush=True)
+    step = max(1, len(cases) // count) if count else 1
+    yield from bad_commands.run(cases[::step], home)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('kinds', nargs='+', choices=['all', *COUNTS], metavar='kind', help=f'all, or any of {", ".join(COUNTS)}')
+    parser.add_argument('--count', type=int, help=f'number of inputs, or of minutes for memory; default: {COUNTS}')
+    parser.add_argument('--only', default='', help='run only command lines that match this regular expression')
+    args = parser.parse_args()
+    logging.disable(logging.WARNING)
+    failed = 0
+    for kind in COUNTS if 'all' in args.kinds else args.kinds:
+        start, tried, faults = time.monotonic(), 0, 0
+        with tempfile.TemporaryDirectory() as home:
+            for what, fault in results(kind, args.count or COUNTS[kind], args.only, Path(home)):
+                tried += 1
+                if kind == 'memory':
+                    print(what, flush=True)
+                if fault is not None:
+                    faults += 1
+                    print(f'FAILED {what}\n       {fault}', flush=True)
+        print(f'{kind}: {tried} tried, {tried - faults} passed, {time.monotonic() - start:.0f} s', flush=True)
+        failed += faults or not tried
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == '__main__':
+    main()
