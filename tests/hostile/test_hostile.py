@@ -8,10 +8,8 @@ from pathlib import Path
 import pytest
 from conftest import tool_env
 
-# Command lines of each kind that are fast.
-COMMANDS = (
-    r'^(plot_training|plot_grid|make_digits|onnx_demo .*(classes|size)=|train_evidence)|--launcher|model.backbone.(arch|with_cp)='
-)
+# Command lines that are fast.
+COMMANDS = r'^complexity.*backbone\.(small_kernel|out_indices|frozen_stages|with_cp|width_factor|arch\.depths)='
 
 
 def soak(*arguments):
@@ -22,11 +20,10 @@ def soak(*arguments):
 
 
 def test_commands_and_checkpoints():
-    """In one process, which imports everything once."""
     pytest.importorskip('mmdet')
     pytest.importorskip('mmcv._ext')
-    (tried, passed), (checkpoints, loaded) = soak('commands', 'checkpoints', '--only', COMMANDS, '--count', 30)
-    assert tried == passed >= 25 and checkpoints == loaded == 30
+    (tried, passed), (checkpoints, loaded) = soak('commands', 'checkpoints', '--only', COMMANDS, '--count', 16)
+    assert tried == passed >= 16 and checkpoints == loaded == 16
 
 
 def test_operator_calls():
