@@ -82,7 +82,7 @@ demo-grow: env data/digits data/digit_scenes
 	@echo "done: receptive fields in $(GROW)/7x7.png and $(GROW)/grown.png; the logs in $(GROW)/*/ have the mIoU"
 
 demo-reach: env
-	$(PY) tools/train_evidence.py reach --sizes 128 --iterations 200 --seeds 1 --work-dir $(REACH) \
+	$(PY) tools/train_evidence.py reach --sizes 128 --seeds 1 --work-dir $(REACH) \
 		--variants 'ConvNeXt-like 7' 'peripheral 51'
 	@echo "done: predictions, accuracies, and receptive fields in $(REACH)/*.png"
 

@@ -132,7 +132,7 @@ def results_as_markdown(
 
     Args:
         results: Results of :func:`train` by run.
-        memory: Peak memory of training in MiB by '<size>/<variant>'.
+        memory: Peak memory of training in MiB by '<size>/<variant>'. Missing ones are shown as a dash.
         sizes, variants, seeds: The runs, as in :func:`runs`.
     """
     lines = []
@@ -143,8 +143,8 @@ def results_as_markdown(
             found = [results[key] for seed in range(seeds) if (key := str(Run(size, variant, seed))) in results]
             if found:
                 columns = [mean_and_spread([result[key] for result in found]) for key in ('left', 'right', 'cpu_seconds')]
-                needed = memory.get(f'{size}/{variant}', math.nan)
-                lines.append(f'| {variant} | {len(found)} | {" | ".join(columns)} | {needed:.0f} |')
+                needed = memory.get(f'{size}/{variant}', '-')
+                lines.append(f'| {variant} | {len(found)} | {" | ".join(columns)} | {needed} |')
         lines.append('')
     return '\n'.join(lines)
 
