@@ -4,7 +4,7 @@
 #   docker build -t mmpelk --build-arg TORCH_INDEX=URL .         # CPUs: the URL of torch's CPU packages, from pytorch.org
 #   docker run --rm --gpus all -v "$PWD/results:/mmpelk/work_dirs" mmpelk    # without --gpus all on CPUs
 #
-# STACK and TORCH select the packages, as for make (TORCH=2.1.2 and STACK=openmmlab are the oldest that are tested).
+# STACK and TORCH select the packages, as for make (TORCH=2.1.2 and STACK=openmmlab are the oldest). This file has not been built yet.
 ARG PYTHON=3.11
 FROM python:${PYTHON}-slim
 
