@@ -22,6 +22,7 @@ def test_training_and_testing(monkeypatch, tmp_path, safe_io):
     root = make_keyed_rows(tmp_path / 'data/keyed_rows', 8, 3)
     monkeypatch.chdir(tmp_path)
     options = ['--cfg-options', 'train_cfg.max_iters=4', 'train_cfg.val_interval=4', 'default_hooks.logger.interval=2']
+    options += ['visualizer.name=keyed_rows_test', 'experiment_name=keyed_rows_test']  # mmengine keeps one visualizer per name
     run(monkeypatch, 'train.py', '--work-dir', 'work', *options)
     (scalars,) = (tmp_path / 'work').glob('*/vis_data/scalars.json')
     *training, validation = map(json.loads, scalars.read_text().splitlines())

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.skipif(not Path('/proc/self/clear_refs').exists(), reas
 
 
 def test_the_peak_is_what_the_context_takes_at_most():
-    for size in (0, 2**26, 2**24):
+    for size in (0, 2**27, 2**26):  # malloc takes pieces of these sizes from the system
         with measured_peak(CPU) as peak:
             torch.ones(size, dtype=torch.uint8)
         assert size - 2**20 < peak[0] < size + 2**24

@@ -21,8 +21,8 @@ from . import LOCK, MAPS_BYTES, box_means, cost, details, on_device, padded, row
 __all__ = ['cost', 'details', 'forward', 'unavailable', 'weight_grad']
 
 # (rows, channels, columns, warps) of a program. Triton times them once for each class of sizes. The first is used where timing is not
-# allowed. Columns are cut to the map.
-BLOCKS = ((8, 16, 32, 4), (8, 16, 16, 4))
+# allowed. Columns are cut to the map. With 32 columns, the registers of sm_90 do not suffice.
+BLOCKS = ((8, 16, 16, 4), (4, 32, 16, 4))
 # A kernel is compiled for each grid, and its code grows with the borders.
 MAX_CELLS = 24
 
