@@ -11,6 +11,7 @@ from mmengine.config import Config, ConfigDict
 from mmpelk.engine.runner import build_runner
 
 from . import reach_comparison as reach
+from .kernel_comparison import mean_and_spread
 from .training_log import read_scalars
 
 SIZE = 224
@@ -92,7 +93,7 @@ def results_as_markdown(results: Mapping[str, Mapping[str, float]], seeds: int) 
         found = [results[f'{name}/{seed}'] for seed in range(seeds) if f'{name}/{seed}' in results]
         if not found:
             continue
-        columns = [reach.mean_and_spread([result[half] for result in found]) for half in ('left', 'right')]
+        columns = [mean_and_spread([result[half] for result in found]) for half in ('left', 'right')]
         each = ', '.join(f'{result["right"]:.1f}' for result in found)
         iterations = f'{START} + {way.iterations}' if way.from_start else str(way.iterations)
         lines.append(f'| {name} | {iterations} | {" | ".join(columns)} | {each} |')

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from .configs import config_path
@@ -69,6 +69,11 @@ def results_as_markdown(results: Mapping[str, float], seeds: int, epochs: int) -
     for name, variant in VARIANTS.items():
         values = [results[f'{name}/{seed}'] for seed in range(seeds) if f'{name}/{seed}' in results]
         if values:
-            spread = f' ± {statistics.stdev(values):.1f}' if len(values) > 1 else ''
-            lines.append(f'| {name} | {statistics.mean(values):.1f}{spread} | {variant.top1 or "-"} |')
+            lines.append(f'| {name} | {mean_and_spread(values)} | {variant.top1 or "-"} |')
     return '\n'.join(lines)
+
+
+def mean_and_spread(values: Sequence[float]) -> str:
+    """Format a mean, and the standard deviation if there is more than one value."""
+    spread = f' ± {statistics.stdev(values):.1f}' if len(values) > 1 else ''
+    return f'{statistics.mean(values):.1f}{spread}'

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import copy
 import multiprocessing
-import re
 import resource
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +20,7 @@ from torch import Tensor, nn
 
 from mmpelk.models import PeLK
 from mmpelk.ops import DepthwiseConv2d
+from mmpelk.utils.memory import from_proc
 from mmpelk.utils.torchvision_compat import declare_missing_operators
 
 from .benchmark_report import Report, Settings, measure
@@ -207,8 +206,7 @@ def _peak_memory(cfg: Config, batch: int, size: int, device: str, dtype: torch.d
 def _peak_resident() -> float:
     """Return the peak resident set of this process in MiB."""
     # On Linux, getrusage includes the process that started this one.
-    status = Path('/proc/self/status')
-    if status.exists() and (found := re.search(r'VmHWM:\s*(\d+) kB', status.read_text())):
-        return int(found[1]) / 2**10
+    if peak := from_proc('/proc/self/status', 'VmHWM'):
+        return peak / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == 'darwin' else peak / 2**10

@@ -33,7 +33,7 @@ def draw_breakdown(parts: Mapping[str, int], path: Path) -> None:
         xlabel='10$^9$ multiply-adds', title='PeLK-T in UperNet at 2048x512: the backbone', xlim=(0, 1.3 * max(shown.values()))
     )
     axes.invert_yaxis()
-    _save(figure, path, dpi=120)
+    save_figure(figure, path, dpi=120)
 
 
 def draw_parameters(curves: Mapping[str, Mapping[int, float]], path: Path) -> None:
@@ -50,7 +50,7 @@ def draw_parameters(curves: Mapping[str, Mapping[int, float]], path: Path) -> No
     axes.set(xlabel='kernel size', ylabel='parameters (M)', title='ConvNeXt-T with all kernels replaced', ylim=(0, None))
     axes.grid(alpha=0.3)
     axes.legend()
-    _save(figure, path, dpi=120)
+    save_figure(figure, path, dpi=120)
 
 
 def draw_grids(grids: Sequence[SharingGrid], path: str | Path) -> None:
@@ -71,7 +71,7 @@ def draw_grids(grids: Sequence[SharingGrid], path: str | Path) -> None:
         title = f'{k}x{k} kernel, {size}x{size} weights\n{cells}'
         axes.set(title=title, aspect='equal', xlim=(-51, 51), ylim=(-51, 51))
         axes.axis('off')
-    _save(figure, path, dpi=110, bbox_inches='tight')
+    save_figure(figure, path, dpi=110, bbox_inches='tight')
 
 
 def draw_training(training: Mapping[int, dict], validation: Mapping[int, dict], path: Path) -> None:
@@ -96,10 +96,10 @@ def draw_training(training: Mapping[int, dict], validation: Mapping[int, dict], 
         metric_axes.legend()
     for axes in (loss_axes, metric_axes):
         axes.grid(alpha=0.3)
-    _save(figure, path, dpi=120)
+    save_figure(figure, path, dpi=120)
 
 
-def _save(figure: Figure, path: str | Path, **options: Any) -> None:
+def save_figure(figure: Figure, path: str | Path, **options: Any) -> None:
     """Write a figure as a PNG, which appears only once it is complete."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format='png', **options)
@@ -131,4 +131,4 @@ def draw_sweep(results: Sequence[dict], path: Path, device: str) -> None:
     axes.set(xlabel='kernel size', ylabel='ms', yscale='log', title=title)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    _save(figure, path, dpi=120)
+    save_figure(figure, path, dpi=120)

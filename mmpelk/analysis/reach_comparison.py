@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from mmpelk.datasets import make_keyed_rows
 from mmpelk.engine.runner import build_runner
 
 from .configs import packaged_config
-from .kernel_comparison import ALL_CHANNELS, LAST_STAGE
+from .kernel_comparison import ALL_CHANNELS, LAST_STAGE, mean_and_spread
 from .paper import TABLE5
 from .training_log import read_scalars
 
@@ -140,16 +139,15 @@ def results_as_markdown(
         lines += [f'{size} px, {rows_of(size)} rows:', '']
         lines += ['| kernels | seeds | left half | right half | CPU time of a run (s) | memory (MiB) |', '|---' * 6 + '|']
         for variant in variants:
-            found = [results[key] for seed in range(seeds) if (key := str(Run(size, variant, seed))) in results]
-            if found:
-                columns = [mean_and_spread([result[key] for result in found]) for key in ('left', 'right', 'cpu_seconds')]
+            existing = found(results, size, variant, seeds)
+            if existing:
+                columns = [mean_and_spread([result[key] for result in existing]) for key in ('left', 'right', 'cpu_seconds')]
                 needed = memory.get(f'{size}/{variant}', '-')
-                lines.append(f'| {variant} | {len(found)} | {" | ".join(columns)} | {needed} |')
+                lines.append(f'| {variant} | {len(existing)} | {" | ".join(columns)} | {needed} |')
         lines.append('')
     return '\n'.join(lines)
 
 
-def mean_and_spread(values: Sequence[float]) -> str:
-    """Format a mean, and the standard deviation if there is more than one value."""
-    spread = f' ± {statistics.stdev(values):.1f}' if len(values) > 1 else ''
-    return f'{statistics.mean(values):.1f}{spread}'
+def found(results: Mapping[str, dict], size: int, variant: str, seeds: int) -> list[dict]:
+    """Return the results of a variant that exist."""
+    return [results[key] for seed in range(seeds) if (key := str(Run(size, variant, seed))) in results]

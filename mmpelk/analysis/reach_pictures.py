@@ -19,7 +19,8 @@ from mmpelk.apis import load_model
 from mmpelk.apis.images import read_image
 from mmpelk.datasets.keyed_rows import COLOR_PALETTE, KEY
 
-from .reach_comparison import PARTS, Run, checkpoint, run_config
+from .plots import save_figure
+from .reach_comparison import PARTS, Run, checkpoint, found, run_config
 from .receptive_field import contribution_map, heat_map_on_image, load_images
 
 
@@ -88,7 +89,7 @@ def draw_over_kernel_size(
     for axes, size in zip(all_axes, sizes, strict=True):
         points: dict[str, list[tuple[int, float, float]]] = {}
         for variant in variants:
-            values = [result['right'] for result in _found(results, size, variant, seeds)]
+            values = [result['right'] for result in found(results, size, variant, seeds)]
             form, kernel = variant.rsplit(' ', 1)
             if values:
                 spread = statistics.stdev(values) if len(values) > 1 else 0.0
@@ -100,7 +101,7 @@ def draw_over_kernel_size(
         axes.grid(alpha=0.3)
     all_axes[0].set_ylabel('accuracy in the right half (%)')
     all_axes[-1].legend(fontsize=8)
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path, dpi=110)
 
 
 def draw_over_distance(
@@ -112,21 +113,16 @@ def draw_over_distance(
     for axes, size in zip(all_axes, sizes, strict=True):
         middles = (np.arange(PARTS) + 0.5) * size / PARTS
         for variant in variants:
-            found = _found(results, size, variant, seeds)
-            if found:
-                parts = np.array([result['parts'] for result in found], float)  # None becomes NaN
+            existing = found(results, size, variant, seeds)
+            if existing:
+                parts = np.array([result['parts'] for result in existing], float)  # None becomes NaN
                 axes.plot(middles, parts.mean(0), marker='o', markersize=3, label=variant)
         axes.axhline(100 / len(COLOR_PALETTE), color='gray', linestyle=':', linewidth=1)
         axes.set(xlabel='distance from the left edge (px)', title=f'{size} px')
         axes.grid(alpha=0.3)
     all_axes[0].set_ylabel('accuracy (%); dotted: chance')
     all_axes[-1].legend(fontsize=7)
-    figure.savefig(path, dpi=110)
-
-
-def _found(results: Mapping[str, dict], size: int, variant: str, seeds: int) -> list[dict]:
-    """Return the results of a variant that exist."""
-    return [results[key] for seed in range(seeds) if (key := str(Run(size, variant, seed))) in results]
+    save_figure(figure, path, dpi=110)
 
 
 def draw_predictions(models: Mapping[str, nn.Module], scenes: Sequence[Scene], path: Path) -> None:
@@ -201,4 +197,4 @@ def _draw_sheet(titles: Sequence[str], rows: Sequence[Sequence[NDArray[np.uint8]
             axes.axis('off')
     for axes, title in zip(all_axes[0], titles, strict=True):
         axes.set_title(title, fontsize=9)
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path, dpi=110)

@@ -39,14 +39,15 @@ def scale_shared_steps(model: nn.Module, optimizer: Optimizer) -> list[Removable
     ]
     if not kernels:
         raise ValueError(f'the {type(optimizer).__name__} has no grown kernel of the model; build it after grow_kernels')
+    roots = [kernel.grid.areas().to(kernel.weight).sqrt() for kernel in kernels]
     before: list[Tensor] = []
 
     def remember(*_) -> None:
         before[:] = [kernel.weight.detach().clone() for kernel in kernels]
 
     def scale(*_) -> None:
-        for kernel, old in zip(kernels, before, strict=True):
+        for kernel, old, root in zip(kernels, before, roots, strict=True):
             new = kernel.weight.detach()
-            new.copy_(old + (new - old) / kernel.grid.areas().to(new).sqrt())
+            new.copy_(old + (new - old) / root.to(new))
 
     return [optimizer.register_step_pre_hook(remember), optimizer.register_step_post_hook(scale)]

@@ -16,7 +16,7 @@ def free_memory(device: torch.device) -> int:
     """Return the number of bytes that a process can still take on a device. Control groups may allow less."""
     if device.type == 'cuda':
         return torch.cuda.mem_get_info(device)[0]
-    return _from_proc('/proc/meminfo', 'MemAvailable') or ASSUMED_FREE
+    return from_proc('/proc/meminfo', 'MemAvailable') or ASSUMED_FREE
 
 
 @contextlib.contextmanager
@@ -36,12 +36,12 @@ def measured_peak(device: torch.device) -> Iterator[list[int]]:
         return
     with contextlib.suppress(OSError):
         Path('/proc/self/clear_refs').write_text('5')  # the peak becomes the current size
-    start = _from_proc('/proc/self/status', 'VmHWM')
+    start = from_proc('/proc/self/status', 'VmHWM')
     yield result
-    result.append(_from_proc('/proc/self/status', 'VmHWM') - start)
+    result.append(from_proc('/proc/self/status', 'VmHWM') - start)
 
 
-def _from_proc(path: str, name: str) -> int:
+def from_proc(path: str, name: str) -> int:
     """Return a size from a file in ``/proc`` in bytes, or 0 if there is none."""
     with contextlib.suppress(OSError):
         for line in Path(path).read_text().splitlines():
