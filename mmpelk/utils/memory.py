@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,6 +35,8 @@ def measured_peak(device: torch.device) -> Iterator[list[int]]:
         yield result
         result.append(torch.cuda.max_memory_allocated(device) - start)
         return
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # TypeError on Windows
+        ctypes.CDLL(None).malloc_trim(0)  # glibc would reuse the memory that earlier work freed, and the peak would not show it
     with contextlib.suppress(OSError):
         Path('/proc/self/clear_refs').write_text('5')  # the peak becomes the current size
     start = from_proc('/proc/self/status', 'VmHWM')
