@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tool_process
 import torch
 from hypothesis import settings
 
@@ -130,10 +131,9 @@ def run_tool(tmp_path):
     """Run a tool in a process of its own, from a folder of the test's, and return what it printed."""
 
     def run(tool: str, *args: object, cwd: Path = tmp_path) -> str:
-        command = [sys.executable, str(TOOLS / tool), *map(str, args)]
-        result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=tool_env(), timeout=600)
-        assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
-        return result.stdout + result.stderr
+        code, output = tool_process.run(TOOLS / tool, list(map(str, args)), cwd, tool_env(), 600)
+        assert code == 0, output[-6000:]
+        return output
 
     return run
 

@@ -30,36 +30,31 @@ os.environ.setdefault('MPLBACKEND', 'Agg')
 COUNTS = dict(commands=None, checkpoints=2000, operator=5000, kills=20, memory=60)
 
 
-def results(kind: str, count: int | None, only: str, home: Path) -> Iterator[tuple[str, str | None]]:
-    """Yield each input of a kind, and what went wrong with it, or None."""
+def results(kind: str, count: int | None, only: str, home: Path) -> tuple[int, Iterator[tuple[str, str | None]]]:
+    """Return how many inputs of a kind there are, and an iterator over each input with what went wrong with it, or None."""
     if kind == 'operator':
         import operator_calls
 
-        yield from operator_calls.run(count)
-        return
+        return count, operator_calls.run(count)
     import bad_commands
 
     if kind == 'checkpoints':
         import damaged_checkpoints
 
-        yield from damaged_checkpoints.run(count, home, *bad_commands.save_model(home, 'cls'))
-        return
+        return count, damaged_checkpoints.run(count, home, *bad_commands.save_model(home, 'cls'))
     bad_commands.preload()
     bad_commands.make_home(home)
     if kind == 'kills':
         import kills
 
-        yield from kills.run(count, home)
-        return
+        return count, kills.run(count, home)
     if kind == 'memory':
         import memory
 
-        yield from memory.run(count, home)
-        return
+        return count, memory.run(count, home)
     cases = [case for case in bad_commands.all_cases() if re.search(only, case.name)]
-    print(f'{len(cases)} command lines', flush=True)
-    step = max(1, len(cases) // count) if count else 1
-    yield from bad_commands.run(cases[::step], home)
+    cases = cases[:: max(1, len(cases) // count) if count else 1]
+    return len(cases), bad_commands.run(cases, home)
 
 
 def main() -> None:
@@ -73,8 +68,14 @@ def main() -> None:
     for kind in COUNTS if 'all' in args.kinds else args.kinds:
         start, tried, faults = time.monotonic(), 0, 0
         with tempfile.TemporaryDirectory() as home:
-            for what, fault in results(kind, args.count or COUNTS[kind], args.only, Path(home)):
+            total, inputs = results(kind, args.count or COUNTS[kind], args.only, Path(home))
+            shown = time.monotonic()
+            for what, fault in inputs:
                 tried += 1
+                if time.monotonic() - shown > 60:
+                    shown = time.monotonic()
+                    minutes = (shown - start) / tried * (total - tried) / 60
+                    print(f'{kind}: {tried} of {total} tried, about {minutes:.0f} min left', flush=True)
                 if kind == 'memory':
                     print(what, flush=True)
                 if fault is not None:

@@ -22,12 +22,10 @@ def test_the_peak_shows_memory_that_was_freed_before():
     large = torch.ones(3 * 2**23, dtype=torch.uint8)  # freeing it makes malloc take pieces of up to this size from its heap
     del large
     pieces = [torch.ones(2**20, dtype=torch.uint8) for _ in range(400)]
-    last = torch.ones(2**10)
-    del pieces  # malloc keeps these pages below `last`
+    del pieces[:-1]  # malloc keeps these pages below the last piece
     with measured_peak(CPU) as peak:
         torch.ones(2**27, dtype=torch.uint8)
     assert 2**27 - 2**20 < peak[0] < 2**27 + 2**24
-    assert last.sum() == 2**10
 
 
 def test_free_memory_is_a_part_of_all_memory():
