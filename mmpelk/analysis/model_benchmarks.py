@@ -10,12 +10,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
-from mmengine.structures import PixelData
+from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import Tensor, nn
 
 from mmpelk.models import PeLK
@@ -152,13 +153,11 @@ def segmentors() -> dict[str, Config]:
 def training_step(
     cfg: Config, batch: int, size: int, device: torch.device | str, dtype: torch.dtype = torch.float32
 ) -> Callable[[], None]:
-    """Prepare a training step of a segmentor: forward, backward, and AdamW on random images and labels.
+    """Prepare a training step of a segmentor or a detector: forward, backward, and AdamW on random images and labels.
 
     Half-precision types run under autocast. Drop path is off, so that every step does the same amount of work. Weights are random.
     """
-    from mmseg.structures import SegDataSample
-
-    init_default_scope('mmseg')
+    init_default_scope(cfg.default_scope)
     cfg = copy.deepcopy(cfg)
     inner = cfg.model.backbone.get('backbone', cfg.model.backbone)  # of a GrownBackbone
     inner.drop_path_rate = 0.0
@@ -166,21 +165,50 @@ def training_step(
     model = revert_sync_batchnorm(MODELS.build(cfg.model)).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     images = torch.randn(batch, 3, size, size, device=device)
-    labels = torch.randint(0, model.num_classes, (1, size, size), device=device)
-    samples = [SegDataSample(gt_sem_seg=PixelData(data=labels)) for _ in range(batch)]
+    sample = (
+        detection_sample(size, device) if cfg.default_scope == 'mmdet' else segmentation_sample(size, model.num_classes, device)
+    )
+    samples = [sample] * batch
 
     def step() -> None:
         with torch.autocast(images.device.type, dtype=dtype, enabled=dtype != torch.float32):
             losses = model.loss(images, samples)
-        sum(value for name, value in losses.items() if 'loss' in name).backward()
+        model.parse_losses(losses)[0].backward()
         optimizer.step()
         optimizer.zero_grad()
 
     return step
 
 
+def segmentation_sample(size: int, num_classes: int, device: torch.device | str) -> BaseDataElement:
+    """Return random labels of a square image."""
+    from mmseg.structures import SegDataSample
+
+    return SegDataSample(gt_sem_seg=PixelData(data=torch.randint(0, num_classes, (1, size, size), device=device)))
+
+
+def detection_sample(size: int, device: torch.device | str, count: int = 10) -> BaseDataElement:
+    """Return random boxes of a square image, with masks that fill them."""
+    from mmdet.structures import DetDataSample
+    from mmdet.structures.mask import BitmapMasks
+
+    corners = torch.rand(count, 2) * size / 2
+    boxes = torch.cat([corners, corners + (0.1 + 0.4 * torch.rand(count, 2)) * size], dim=1)
+    masks = np.zeros((count, size, size), np.uint8)
+    for mask, (left, top, right, bottom) in zip(masks, boxes.int().tolist(), strict=True):
+        mask[top:bottom, left:right] = 1
+    shape = (size, size)
+    sample = DetDataSample(
+        metainfo=dict(img_shape=shape, ori_shape=shape, batch_input_shape=shape, pad_shape=shape, scale_factor=(1, 1))
+    )
+    labels = torch.zeros(count, dtype=torch.long, device=device)
+    sample.gt_instances = InstanceData(bboxes=boxes.to(device), labels=labels, masks=BitmapMasks(masks, size, size))
+    sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4, device=device))
+    return sample
+
+
 def peak_memory(cfg: Config, batch: int, size: int, device: str, dtype: torch.dtype = torch.float32) -> float:
-    """Measure how much memory the training steps of a segmentor need, in a process of its own.
+    """Measure how much memory the training steps of a segmentor or detector need, in a process of its own.
 
     Returns:
         MiB. On a CPU, the growth of the resident set of the process; on a GPU, the peak that torch reports.

@@ -6,10 +6,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from mmpelk.utils.torch_compat import hook_steps
+
 from .growing import GrownConv2d
 
 
-def scale_shared_steps(model: nn.Module, optimizer: Optimizer) -> list[RemovableHandle]:
+def scale_shared_steps(model: nn.Module, optimizer: Optimizer) -> RemovableHandle:
     """Divide each step of a grown kernel's weights by the square root of the number of taps that share the weight.
 
     AdamW changes each weight by about the learning rate, and a weight that stands for A taps changes the response to smooth input A
@@ -21,7 +23,7 @@ def scale_shared_steps(model: nn.Module, optimizer: Optimizer) -> list[Removable
         optimizer: The optimizer of the model's weights.
 
     Returns:
-        Handles that end the scaling with their ``remove()``.
+        A handle that ends the scaling with its ``remove()``.
 
     Raises:
         ValueError: If the optimizer has no weight of a grown kernel.
@@ -42,12 +44,12 @@ def scale_shared_steps(model: nn.Module, optimizer: Optimizer) -> list[Removable
     roots = [kernel.grid.areas().to(kernel.weight).sqrt() for kernel in kernels]
     before: list[Tensor] = []
 
-    def remember(*_) -> None:
+    def remember() -> None:
         before[:] = [kernel.weight.detach().clone() for kernel in kernels]
 
-    def scale(*_) -> None:
+    def scale() -> None:
         for kernel, old, root in zip(kernels, before, roots, strict=True):
             new = kernel.weight.detach()
             new.copy_(old + (new - old) / root.to(new))
 
-    return [optimizer.register_step_pre_hook(remember), optimizer.register_step_post_hook(scale)]
+    return hook_steps(optimizer, remember, scale)

@@ -25,11 +25,10 @@ class SharedStepsHook(Hook):
             InputError: If the model has no grown kernel that is trained.
         """
         try:
-            self._handles = scale_shared_steps(runner.model, runner.optim_wrapper.optimizer)
+            self._handle = scale_shared_steps(runner.model, runner.optim_wrapper.optimizer)
         except ValueError as error:
             raise InputError(f"SharedStepsHook needs backbone=dict(type='GrownBackbone', ...): {error}") from error
 
     def after_train(self, runner: Runner) -> None:
         """End the scaling."""
-        for handle in self._handles:
-            handle.remove()
+        self._handle.remove()

@@ -18,9 +18,11 @@ from mmengine.optim import OptimWrapperDict
 from mmengine.registry import HOOKS, MODELS
 from mmengine.runner import Runner
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from mmpelk.utils.arguments import is_int, is_number
 from mmpelk.utils.errors import InputError
+from mmpelk.utils.torch_compat import hook_steps
 
 from .densities import ALLOCATIONS, erk_counts, snip_counts, uniform_counts
 from .masks import mask_of_zeros, prune_and_grow, random_mask, shared_kernels, sparse_weights
@@ -50,7 +52,7 @@ class SparsityHook(Hook, ABC):
         self._averages: list[dict[str, nn.Parameter]] = []
         self._restored = False
         self._averages_stale = True
-        self._handles: list[Any] = []
+        self._handle: RemovableHandle | None = None
 
     @abstractmethod
     def initial_masks(self, runner: Runner, model: nn.Module) -> dict[str, Tensor]:
@@ -69,10 +71,7 @@ class SparsityHook(Hook, ABC):
             broadcast(mask)
         self._averages = [dict(hook.ema_model.module.named_parameters()) for hook in runner.hooks if isinstance(hook, EMAHook)]
         optimizer = runner.optim_wrapper.optimizer
-        self._handles = [
-            optimizer.register_step_pre_hook(lambda optimizer, args, kwargs: self.before_step(runner)),
-            optimizer.register_step_post_hook(lambda optimizer, args, kwargs: self.after_step(optimizer)),
-        ]
+        self._handle = hook_steps(optimizer, lambda: self.before_step(runner), lambda: self.after_step(optimizer))
         self._apply(optimizer)
         self._apply_to_averages()
         runner.logger.info(self._table())
@@ -90,8 +89,7 @@ class SparsityHook(Hook, ABC):
 
     def after_train(self, runner: Runner) -> None:
         """Remove the optimizer hooks and log the fraction of nonzero weights."""
-        for handle in self._handles:
-            handle.remove()
+        self._handle.remove()
         if self.masks:
             nonzero = sum(int(weight.count_nonzero()) for weight in self._weights.values())
             share = nonzero / sum(weight.numel() for weight in self._weights.values())

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from types import MethodType
 from typing import Any
 
 import torch
 from torch.autograd import Function
+from torch.optim import Optimizer
 from torch.utils import flop_counter
+from torch.utils.hooks import RemovableHandle
 
 TORCH = tuple(int(number) for number in torch.__version__.split('.')[:2])  # (2, 13)
 
@@ -86,6 +91,30 @@ def register_flop_formula(name: str, formula: Callable) -> None:
         flop_counter.register_flop_formula(_operator(name))(formula)
     else:
         flop_counter.flop_mapping[_operator(name)] = formula
+
+
+def hook_steps(optimizer: Optimizer, before: Callable[[], None], after: Callable[[], None]) -> RemovableHandle:
+    """Call a function before and one after each step of an optimizer, until the handle's ``remove()`` is called.
+
+    The step hooks of torch are not used, because ``torch.compile`` turns those of every optimizer off in torch 2.1.
+    """
+    functions: dict[int, tuple[Callable[[], None], Callable[[], None]]] = OrderedDict()
+    handle = RemovableHandle(functions)
+    functions[handle.id] = before, after
+    inner = optimizer.step
+
+    @functools.wraps(inner)  # keeps the marks of learning rate schedulers
+    def step(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
+        for before, _ in functions.values():
+            before()
+        result = inner(*args, **kwargs)
+        for _, after in functions.values():
+            after()
+        return result
+
+    del step.__wrapped__  # its signature has no self
+    optimizer.step = MethodType(step, optimizer)
+    return handle
 
 
 def _operator(name: str) -> torch._ops.OpOverloadPacket:

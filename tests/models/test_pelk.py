@@ -13,6 +13,7 @@ from mmpelk.models import PeLK
 from mmpelk.models.block import GRN
 from mmpelk.models.token_mixer import TokenMixer
 from mmpelk.ops import DepthwiseConv2d, PeripheralConv2d
+from mmpelk.utils.torch_compat import TORCH
 
 K101 = dict(kernel_sizes=(101, 69, 67, 13), center_size=7)
 
@@ -251,7 +252,9 @@ def test_drop_path_rises_over_the_blocks():
     assert rates == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5])
 
 
-@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    'dtype', [torch.bfloat16, *([torch.float16] if TORCH >= (2, 3) else [])]
+)  # before, CPUs have bfloat16 alone
 def test_autocast(dtype):
     model = PeLK(SMALL, layer_scale_init_value=1.0)
     x = torch.randn(2, 3, 64, 64)
@@ -277,6 +280,8 @@ def test_builds_under_every_scope(scope):
 
     if scope == 'mmpretrain':
         pytest.importorskip('torchvision', reason='mmpretrain needs torchvision')
+    if scope == 'mmdet':
+        pytest.importorskip('mmcv._ext', reason="mmdet needs mmcv's compiled operators")
     with DefaultScope.overwrite_default_scope(scope):
         assert isinstance(MODELS.build(dict(type='PeLK', arch=SMALL)), PeLK)
 
@@ -372,7 +377,7 @@ def test_memory_formats(mode):
 @pytest.mark.parametrize('mode', ['train', 'eval'])
 def test_compiles_to_one_graph(mode):
     model, image = getattr(randomized(), mode)(), torch.randn(2, 3, 64, 96)
-    compiled = torch.compile(model, fullgraph=True, backend='aot_eager')
+    compiled = torch.compile(model, fullgraph=TORCH >= (2, 4), backend='aot_eager')  # torch 2.1 breaks the graph
     for one, other in zip(compiled(image), model(image), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
     sum(output.square().mean() for output in compiled(image)).backward()

@@ -7,6 +7,7 @@ import torch
 from conftest import CONFIGS
 from torch import nn
 
+from mmpelk.checkpoints import read_checkpoint
 from mmpelk.models import grow_kernels, scale_shared_steps
 
 
@@ -64,8 +65,7 @@ def test_adamw_moves_the_weights_as_if_they_were_stored_times_the_root():
 def test_removed_handles_and_other_optimizers():
     plain, model = grown_conv(), grown_conv()
     optimizers = [torch.optim.SGD(each.parameters(), lr=1e-3) for each in (plain, model)]
-    for handle in scale_shared_steps(model, optimizers[1]):
-        handle.remove()
+    scale_shared_steps(model, optimizers[1]).remove()
     for each, optimizer in zip((plain, model), optimizers, strict=True):
         step(each, optimizer)
     assert torch.equal(plain[0].weight, model[0].weight)
@@ -93,7 +93,7 @@ def test_the_hook_in_a_config(run_tool, fail_tool, digit_scenes):
     weights = {}
     for name, more in (('plain', ()), ('scaled', (hook,))):
         run_tool('train.py', config, '--work-dir', name, '--cfg-options', *options, *more, cwd=digit_scenes)
-        weights[name] = torch.load(digit_scenes / name / 'iter_1.pth', weights_only=True)['state_dict']
+        weights[name] = read_checkpoint(digit_scenes / name / 'iter_1.pth')['state_dict']
     name = next(key for key in weights['plain'] if re.search(r'stages\.0\.0\.depthwise_conv\.weight$', key))
     plain, scaled = (weights[run][name] for run in ('plain', 'scaled'))
     # The corner of a 15x15 kernel is a weight for 2x2 taps, which started at 0.

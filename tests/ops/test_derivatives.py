@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmpelk.models import PeLK
 from mmpelk.ops import SharingGrid, available_backends, depthwise_conv2d, peripheral_conv2d
+from mmpelk.utils.torch_compat import TORCH
 
 GRID = SharingGrid.from_half([2, 1, 1])
 BACKENDS = available_backends('cpu', torch.float64)
@@ -52,7 +53,7 @@ TRANSFORMS = dict(
 
 @pytest.mark.parametrize('name', TRANSFORMS)
 def test_transforms_equal_those_of_conv2d(name):
-    actual, expected = (torch.utils._pytree.tree_leaves(TRANSFORMS[name](f)) for f in (ours, torchs))
+    actual, expected = (torch.utils._pytree.tree_flatten(TRANSFORMS[name](f))[0] for f in (ours, torchs))
     assert all(value.abs().max() > 0 for value in expected)
     torch.testing.assert_close(actual, expected)
 
@@ -83,6 +84,7 @@ def test_second_order_gradients_of_every_backend(backend):
         assert (actual - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
+@pytest.mark.skipif(not hasattr(torch.library, 'opcheck'), reason='torch has opcheck since 2.4')
 @pytest.mark.parametrize('backend', available_backends())
 def test_opcheck_of_the_weight_gradient(backend):
     up, x = (torch.randn(2, 3, 5, 6, requires_grad=True) for _ in range(2))
@@ -105,7 +107,8 @@ def test_autocast_behaves_like_conv2d(backend, compiled):
     def call(x, w):
         return peripheral_conv2d(x, w, GRID, backend=backend)
 
-    run = torch.compile(call, fullgraph=True, backend='aot_eager') if compiled else call
+    # torch 2.1 breaks the graph where it reads the type of autocast.
+    run = torch.compile(call, fullgraph=TORCH >= (2, 4), backend='aot_eager') if compiled else call
     with torch.autocast('cpu', dtype=torch.bfloat16):
         output = run(x, w)
         assert output.dtype == F.conv2d(x, w, padding=2, groups=2).dtype == torch.bfloat16

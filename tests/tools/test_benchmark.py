@@ -6,6 +6,7 @@ import runpy
 import sys
 
 import cv2
+import pytest
 from conftest import CONFIGS, TOOLS
 
 from mmpelk.analysis import operator_benchmark
@@ -49,3 +50,9 @@ def test_memory_of_configs(run_tool, fail_tool, tmp_path):
     memory = dict(re.findall(r'\| (.+\.py) \| (\d+) \|', printed))
     assert list(memory) == small and all(int(value) > 10 for value in memory.values())
     assert 'config none.py does not exist' in fail_tool('benchmark.py', 'memory', 'none.py', cwd=tmp_path)
+
+
+def test_memory_of_a_detector(run_tool):
+    pytest.importorskip('mmcv._ext', reason="mmdet needs mmcv's compiled operators")
+    printed = run_tool('benchmark.py', 'memory', f'{CONFIGS}/demo/cascade_mask_rcnn_pelk_atto_digits.py', '--size', 64)
+    assert int(re.search(r'\.py \| (\d+) \|', printed)[1]) > 10

@@ -48,7 +48,12 @@ def average_precisions(output):
 def test_coco_config_trains_and_tests(coco, run_tool):
     """The PeLK-T config, with fewer boxes and one epoch of one iteration. Validation and test give the same detections."""
     # After one iteration, no score reaches the config's threshold, and mmdet prints no AP if there are no detections.
-    options = ['--cfg-options', 'model.test_cfg.rcnn.score_thr=0.0', 'train_cfg.max_epochs=1', 'model.test_cfg.rpn.max_per_img=100']
+    options = [
+        '--cfg-options',
+        'model.test_cfg.rcnn.score_thr=0.0',
+        'train_cfg.max_epochs=1',
+        'model.test_cfg.rpn.max_per_img=100',
+    ]
     options += [f'model.train_cfg.rcnn.{stage}.sampler.num=64' for stage in range(3)]
     options += ['val_evaluator.outfile_prefix=validated', 'test_evaluator.outfile_prefix=tested']
     expected = average_precisions(run_tool('train.py', COCO, '--work-dir', 'work', *options, cwd=coco))
