@@ -10,7 +10,14 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from mmpelk.checkpoints.resuming import check_resumable, latest_checkpoint
 from mmpelk.engine.command_line import add_runner_arguments, run_tool
 from mmpelk.engine.config import enable_amp, load_config
-from mmpelk.engine.preflight import check_checkpoint, check_data, check_masks, check_pretrained, check_processes_agree
+from mmpelk.engine.preflight import (
+    check_checkpoint,
+    check_data,
+    check_masks,
+    check_pretrained,
+    check_processes_agree,
+    check_schedules,
+)
 from mmpelk.engine.runner import accumulate_gradients, adopt_seed, build_runner, initialize_head
 from mmpelk.utils.errors import InputError
 
@@ -72,6 +79,7 @@ def main() -> None:
         checkpoint = check_checkpoint(resumed, runner.model, resize=False)
         check_resumable(checkpoint, resumed)
         check_masks(checkpoint, resumed, runner)
+        check_schedules(checkpoint, resumed, runner)
         adopt_seed(runner, checkpoint)
     elif cfg.get('load_from'):
         check_checkpoint(cfg.load_from, runner.model, strict=False)

@@ -65,10 +65,14 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
 def check_class_count(model: ConfigDict, count: int, key: str = 'model') -> None:
     """Check that every part with a ``num_classes`` in a model's config has as many classes as the data.
 
+    A region proposal network is left out: it separates objects from background.
+
     Raises:
         InputError: If a part has another number. The message names its key.
     """
     for name, value in model.items():
+        if name == 'rpn_head':
+            continue
         if name == 'num_classes' and value != count:
             raise InputError(f'{key}.num_classes is {value}, but the dataset has {count} classes')
         for index, part in enumerate(value if isinstance(value, list) else [value]):
@@ -190,6 +194,29 @@ def check_masks(checkpoint: dict, path: str | Path, runner: Runner) -> None:
     for hook in runner.hooks:
         if isinstance(hook, SparsityHook):
             hook.check(checkpoint, unwrap(runner.model), path)
+
+
+def check_schedules(checkpoint: dict, path: str | Path, runner: Runner) -> None:
+    """Check that a checkpoint to resume from, read from ``path``, has the state of each of the run's learning rate schedules.
+
+    mmengine leaves a schedule without a state at its start.
+
+    Raises:
+        InputError: If the numbers differ.
+    """
+    saved, expected = (_count_schedules(value) for value in (checkpoint.get('param_schedulers'), runner.param_schedulers))
+    if expected not in (0, saved):
+        raise InputError(
+            f'checkpoint {path} cannot be resumed from: it has the state of {saved} of the {expected} schedules in param_scheduler; '
+            'resume with the config of the run, or start from its weights with --cfg-options load_from=CHECKPOINT'
+        )
+
+
+def _count_schedules(schedules: object) -> int:
+    """Count schedules, in a config or in a checkpoint. Several optimizers have a dict of them."""
+    if isinstance(schedules, dict) and not {'type', 'last_step'} & schedules.keys():
+        return sum(map(_count_schedules, schedules.values()))
+    return len(schedules) if isinstance(schedules, (list, tuple)) else int(schedules is not None)
 
 
 def check_processes_agree(checkpoint: dict | None, work_dir: str | Path) -> None:

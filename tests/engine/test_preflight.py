@@ -1,5 +1,6 @@
 """Checks of data and checkpoints before a run."""
 
+import contextlib
 import copy
 import json
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ from mmengine.model import BaseModule, BaseTTAModel, MMDistributedDataParallel
 from mmengine.registry import MODELS
 from torch import nn
 
-from mmpelk.engine.preflight import check_checkpoint, check_data, check_masks, check_pretrained, unwrap
+from mmpelk.engine.preflight import check_checkpoint, check_data, check_masks, check_pretrained, check_schedules, unwrap
 from mmpelk.models import PeLK
 from mmpelk.sparsity.hooks import DynamicSparsityHook
 from mmpelk.utils.errors import InputError
@@ -53,7 +54,11 @@ def concatenated(*datasets):
 
 
 def check(dataset, classes=2, split='train', splits=('train', 'val', 'test')):
-    model = dict(neck=dict(out_channels=4), roi_head=dict(bbox_head=[dict(num_classes=2), dict(num_classes=classes)]))
+    model = dict(
+        neck=dict(out_channels=4),
+        rpn_head=dict(num_classes=1),
+        roi_head=dict(bbox_head=[dict(num_classes=2), dict(num_classes=classes)]),
+    )
     check_data(Config(dict(model=model, default_scope='mmdet', **{f'{split}_dataloader': dict(dataset=dataset)})), splits)
 
 
@@ -265,6 +270,27 @@ def test_a_foreign_checkpoint_that_does_not_fit_is_refused(change, message, tmp_
     init = dict(type='Pretrained', checkpoint=str(tmp_path / 'convnext.pth'))
     with pytest.raises(InputError, match=message):
         check_pretrained(PeLK(**LIKE_CONVNEXT, center_size=7, init_cfg=init), tmp_path)
+
+
+@pytest.mark.parametrize(
+    'saved, expected, message',
+    [
+        ([{}, {}], [dict(type='LinearLR'), dict(type='PolyLR')], ''),
+        ([{}], dict(type='PolyLR'), ''),
+        (dict(a=[{}], b=[{}]), dict(a=dict(type='PolyLR'), b=[dict(type='PolyLR')]), ''),
+        (None, None, ''),
+        ([{}], None, ''),
+        ([{}], [], ''),
+        (None, dict(type='PolyLR'), '0 of the 1 schedules'),
+        ([], [dict(type='LinearLR'), dict(type='PolyLR')], '0 of the 2 schedules'),
+        ({}, [dict(type='PolyLR')], '0 of the 1 schedules'),
+        ([{}] * 3, [dict(type='LinearLR'), dict(type='PolyLR')], '3 of the 2 schedules'),
+        (dict(a=[{}]), dict(a=dict(type='PolyLR'), b=[dict(type='PolyLR')]), '1 of the 2 schedules'),
+    ],
+)
+def test_check_schedules(saved, expected, message):
+    with pytest.raises(InputError, match=message) if message else contextlib.nullcontext():
+        check_schedules(dict(param_schedulers=saved), 'x.pth', SimpleNamespace(param_schedulers=expected))
 
 
 def test_check_masks(tmp_path):

@@ -7,7 +7,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import CONFIGS, TOOLS, tool_env
+
+from mmpelk.checkpoints import read_checkpoint
 
 pytest.importorskip('mmcv._ext', reason="mmdet needs mmcv's compiled operators")
 
@@ -77,6 +80,20 @@ def test_test_and_draw(small_demo, digit_scenes, trained, run_tool):
     images = sorted((digit_scenes / 'data/digit_scenes/images/validation').iterdir())[:2]
     run_tool('image_demo.py', small_demo, trained, *images, '--out-dir', 'boxes', cwd=digit_scenes)
     assert sorted(path.name for path in (digit_scenes / 'boxes').iterdir()) == [path.stem + '.png' for path in images]
+
+
+def test_a_resumed_run_continues_bit_for_bit(small_demo, digit_scenes, trained, run_tool):
+    """Boxes are sampled at random, too."""
+    options = ['--cfg-options', 'train_cfg.max_epochs=2', 'train_cfg.val_interval=9']
+    for work_dir in ('straight', 'stopped'):
+        resume = ['--resume', trained] if work_dir == 'stopped' else []
+        run_tool('train.py', small_demo, '--work-dir', work_dir, *resume, *options, cwd=digit_scenes)
+    start, straight, resumed = (
+        read_checkpoint(path)['state_dict']
+        for path in (trained, digit_scenes / 'straight/epoch_2.pth', digit_scenes / 'stopped/epoch_2.pth')
+    )
+    assert all(torch.equal(value, straight[name]) for name, value in resumed.items())
+    assert not all(torch.equal(value, straight[name]) for name, value in start.items())
 
 
 def test_wrong_annotations(fail_tool, digit_scenes, small_demo, trained, tmp_path):
