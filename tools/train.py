@@ -10,14 +10,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from mmpelk.checkpoints.resuming import check_resumable, latest_checkpoint
 from mmpelk.engine.command_line import add_runner_arguments, run_tool
 from mmpelk.engine.config import enable_amp, load_config
-from mmpelk.engine.preflight import (
-    check_checkpoint,
-    check_data,
-    check_masks,
-    check_pretrained,
-    check_processes_agree,
-    check_schedules,
-)
+from mmpelk.engine.preflight import check_checkpoint, check_data, check_pretrained, check_processes_agree, check_training_state
 from mmpelk.engine.runner import accumulate_gradients, adopt_seed, build_runner, initialize_head
 from mmpelk.utils.errors import InputError
 
@@ -76,10 +69,16 @@ def main() -> None:
     check_pretrained(runner.model, runner.work_dir, checkpoints)
     checkpoint = None
     if resumed is not None:
-        checkpoint = check_checkpoint(resumed, runner.model, resize=False)
-        check_resumable(checkpoint, resumed)
-        check_masks(checkpoint, resumed, runner)
-        check_schedules(checkpoint, resumed, runner)
+        try:
+            checkpoint = check_checkpoint(resumed, runner.model, resize=False)
+            check_resumable(checkpoint, resumed)
+            check_training_state(checkpoint, resumed, runner)
+        except InputError as error:
+            if args.resume != 'auto':
+                raise
+            raise InputError(
+                f"{error} ({cfg.work_dir}'s last_checkpoint names this file; pass another as --resume CHECKPOINT)"
+            ) from error
         adopt_seed(runner, checkpoint)
     elif cfg.get('load_from'):
         check_checkpoint(cfg.load_from, runner.model, strict=False)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import all_gather_object
+from mmengine.hooks import EMAHook
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import DATASETS, init_default_scope
@@ -185,31 +186,33 @@ def _convert_foreign(checkpoint: dict, init: dict, backbone: nn.Module, work_dir
     return result
 
 
-def check_masks(checkpoint: dict, path: str | Path, runner: Runner) -> None:
-    """Check that a checkpoint to resume from, read from ``path``, has the masks that the runner's sparsity hooks need.
+def check_training_state(checkpoint: dict, path: str | Path, runner: Runner) -> None:
+    """Check that a checkpoint to resume from, read from ``path``, has what the runner's hooks and schedules continue with.
+
+    mmengine would leave a schedule without a state, or an average without weights, at its start.
 
     Raises:
-        InputError: If the checkpoint has no masks, or they are of another model.
+        InputError: If the state of a learning rate schedule, the masks of a sparsity hook, or weights of an EMA hook's average are
+            missing or of another model.
     """
-    for hook in runner.hooks:
-        if isinstance(hook, SparsityHook):
-            hook.check(checkpoint, unwrap(runner.model), path)
-
-
-def check_schedules(checkpoint: dict, path: str | Path, runner: Runner) -> None:
-    """Check that a checkpoint to resume from, read from ``path``, has the state of each of the run's learning rate schedules.
-
-    mmengine leaves a schedule without a state at its start.
-
-    Raises:
-        InputError: If the numbers differ.
-    """
+    model = unwrap(runner.model)
     saved, expected = (_count_schedules(value) for value in (checkpoint.get('param_schedulers'), runner.param_schedulers))
     if expected not in (0, saved):
         raise InputError(
             f'checkpoint {path} cannot be resumed from: it has the state of {saved} of the {expected} schedules in param_scheduler; '
             'resume with the config of the run, or start from its weights with --cfg-options load_from=CHECKPOINT'
         )
+    for hook in runner.hooks:
+        if isinstance(hook, SparsityHook):
+            hook.check(checkpoint, model, path)
+        if isinstance(hook, EMAHook) and 'ema_state_dict' in checkpoint:
+            average = checkpoint['ema_state_dict']
+            if not isinstance(average, dict):
+                raise InputError(
+                    f'checkpoint {path} cannot be resumed from: ema_state_dict is a {type(average).__name__}; expected a dict'
+                )
+            weights = {name[7:]: value for name, value in average.items() if name.startswith('module.')}
+            check_fit(weights, model, f'{path} (ema_state_dict)', resize=False)
 
 
 def _count_schedules(schedules: object) -> int:

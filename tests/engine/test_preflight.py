@@ -8,11 +8,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.hooks import EMAHook
 from mmengine.model import BaseModule, BaseTTAModel, MMDistributedDataParallel
 from mmengine.registry import MODELS
 from torch import nn
 
-from mmpelk.engine.preflight import check_checkpoint, check_data, check_masks, check_pretrained, check_schedules, unwrap
+from mmpelk.engine.preflight import check_checkpoint, check_data, check_pretrained, check_training_state, unwrap
 from mmpelk.models import PeLK
 from mmpelk.sparsity.hooks import DynamicSparsityHook
 from mmpelk.utils.errors import InputError
@@ -272,6 +273,10 @@ def test_a_foreign_checkpoint_that_does_not_fit_is_refused(change, message, tmp_
         check_pretrained(PeLK(**LIKE_CONVNEXT, center_size=7, init_cfg=init), tmp_path)
 
 
+def a_runner(**parts):
+    return SimpleNamespace(**{**dict(hooks=[], model=nn.Identity(), param_schedulers=None), **parts})
+
+
 @pytest.mark.parametrize(
     'saved, expected, message',
     [
@@ -288,12 +293,32 @@ def test_a_foreign_checkpoint_that_does_not_fit_is_refused(change, message, tmp_
         (dict(a=[{}]), dict(a=dict(type='PolyLR'), b=[dict(type='PolyLR')]), '1 of the 2 schedules'),
     ],
 )
-def test_check_schedules(saved, expected, message):
+def test_the_schedules_of_a_run(saved, expected, message):
     with pytest.raises(InputError, match=message) if message else contextlib.nullcontext():
-        check_schedules(dict(param_schedulers=saved), 'x.pth', SimpleNamespace(param_schedulers=expected))
+        check_training_state(dict(param_schedulers=saved), 'x.pth', a_runner(param_schedulers=expected))
 
 
-def test_check_masks(tmp_path):
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (lambda average: average, ''),
+        (lambda average: {}, r'x.pth \(ema_state_dict\) belongs to another model: 0 of 2 tensors fit, 2 are missing'),
+        (lambda average: {'module.weight': average['module.weight']}, '1 are missing'),
+        (lambda average: [average], 'ema_state_dict is a list; expected a dict'),
+        (lambda average: average | {'module.bias': torch.zeros(7)}, '1 have another shape'),
+    ],
+)
+def test_the_average_of_a_run(change, message):
+    model = nn.Linear(2, 3)
+    average = {f'module.{name}': value for name, value in model.state_dict().items()}
+    checkpoint = dict(ema_state_dict=change({'steps': torch.tensor(4)} | average))
+    with pytest.raises(InputError, match=message) if message else contextlib.nullcontext():
+        check_training_state(checkpoint, 'x.pth', a_runner(hooks=[EMAHook()], model=model))
+    check_training_state(checkpoint, 'x.pth', a_runner(model=model))
+    check_training_state({}, 'x.pth', a_runner(hooks=[EMAHook()], model=model))  # the run then had no average
+
+
+def test_the_masks_of_a_run():
     """The sparsity hooks of the runner check the model inside of the wrappers."""
     calls = []
 
@@ -305,6 +330,5 @@ def test_check_masks(tmp_path):
             calls.append((checkpoint, model, path))
 
     model = Part()
-    runner = SimpleNamespace(hooks=[object(), Hook()], model=in_wrappers(model))
-    check_masks({'sparsity': {}}, 'x.pth', runner)
+    check_training_state({'sparsity': {}}, 'x.pth', a_runner(hooks=[object(), Hook()], model=in_wrappers(model)))
     assert calls == [({'sparsity': {}}, model, 'x.pth')]

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from conftest import tool_env
 
-# Command lines that are fast.
-COMMANDS = r'^complexity.*backbone\.(small_kernel|out_indices|frozen_stages|with_cp|width_factor|arch\.depths)='
+# Command lines that are fast, and a checkpoint of a work dir that is none.
+COMMANDS = r'^complexity.*backbone\.(small_kernel|out_indices|frozen_stages|with_cp|width_factor|arch\.depths)=|--work-dir w --resume .*cls'
 
 
 def soak(*arguments):
