@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
@@ -79,6 +79,35 @@ def check_class_count(model: ConfigDict, count: int, key: str = 'model') -> None
         for index, part in enumerate(value if isinstance(value, list) else [value]):
             if isinstance(part, dict):
                 check_class_count(part, count, f'{key}.{name}.{index}' if isinstance(value, list) else f'{key}.{name}')
+
+
+def check_channels(model: ConfigDict, channels: Sequence[int]) -> None:
+    """Check that the neck of a model, or its heads if it has no neck, take the maps of the backbone.
+
+    Args:
+        model: The config of a segmentor, a detector, or a classifier.
+        channels: The channels of each map that the backbone returns.
+
+    Raises:
+        InputError: If ``in_channels`` are others, or ``in_index`` names a map that the backbone does not return.
+    """
+    neck = model.get('neck') or dict(type='GlobalAveragePooling')
+    if 'in_channels' not in neck and 'GlobalAveragePooling' not in str(neck):
+        return  # it may change the number of channels
+    for key in ('neck',) if 'in_channels' in neck else ('decode_head', 'auxiliary_head', 'head'):
+        parts = model.get(key)
+        for index, part in enumerate(parts if isinstance(parts, list) else [parts] if parts else []):
+            name = f'model.{key}.{index}' if isinstance(parts, list) else f'model.{key}'
+            given = part.get('in_channels')
+            taken = part.get('in_index', -1 if isinstance(given, int) else list(range(len(channels))))
+            try:
+                expected = channels[taken] if isinstance(taken, int) else [channels[place] for place in taken]
+            except IndexError:
+                raise InputError(f'{name}.in_index is {taken}, but the backbone returns {len(channels)} maps') from None
+            if given is not None and (list(given) if isinstance(given, tuple) else given) != expected:
+                raise InputError(
+                    f'{name}.in_channels is {given}, but the maps that it takes from the backbone have {expected} channels'
+                )
 
 
 def _datasets(dataset: ConfigDict, key: str) -> Iterator[tuple[str, ConfigDict]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from typing import Any
@@ -22,11 +23,12 @@ from torch import nn
 
 from mmpelk.checkpoints import model_weights
 from mmpelk.checkpoints.resuming import check_optimizer
+from mmpelk.models import PeLK
 from mmpelk.utils.errors import TRACEBACK, InputError, build_errors, first_line
 from mmpelk.utils.pillow import FORMATS, check_image_depth, check_label_depth, forbid_ghostscript
 
 from .config import has_gpu
-from .preflight import check_class_count, unwrap
+from .preflight import check_channels, check_class_count, unwrap
 from .randomness import ReproducibleDataset, ReproducibleIterationsHook
 
 # What mmengine reads from the environment that a launcher sets.
@@ -120,6 +122,13 @@ class NamingRunner(Runner):
                 f'checkpoint {filename} cannot be resumed from: {_reason(error)} ({TRACEBACK}=1 shows where)'
             ) from error
 
+    def build_model(self, model: Any) -> nn.Module:
+        """Build the model, and check that its parts fit the backbone."""
+        built = super().build_model(model)
+        if isinstance(getattr(built, 'backbone', None), PeLK):
+            check_channels(self.cfg.model, [built.backbone.channels[stage] for stage in built.backbone.out_indices])
+        return built
+
     def build_train_loop(self, loop: Any) -> BaseLoop:
         """Build the training loop, its data loader, and its dataset."""
         return self._build(super().build_train_loop, loop)
@@ -150,6 +159,15 @@ class NamingRunner(Runner):
         """Build the schedulers of the learning rate and of other parameters."""
         with build_errors():
             return super().build_param_scheduler(scheduler)
+
+    def call_hook(self, fn_name: str, **kwargs: Any) -> None:
+        """Call a method of all hooks. Before the run, hooks build what their options say, such as EMAHook's average."""
+        with build_errors() if fn_name == 'before_run' else contextlib.nullcontext():
+            super().call_hook(fn_name, **kwargs)
+
+    def _init_model_weights(self) -> None:
+        with build_errors():
+            super()._init_model_weights()
 
     def register_hooks(self, default_hooks: dict | None = None, custom_hooks: list | None = None) -> None:
         """Register hooks, and the one that seeds each iteration."""

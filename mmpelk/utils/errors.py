@@ -20,6 +20,11 @@ FILE_ERRORS = (FileExistsError, IsADirectoryError, NotADirectoryError, Permissio
 TRACEBACK = 'MMPELK_TRACEBACK'
 # The packages whose constructors are given the config's values as they are.
 LIBRARIES = frozenset(('mmengine', 'mmcv', 'mmseg', 'mmdet', 'mmpretrain', 'torch'))
+# The parts of OpenMMLab that use the config's values. mmcv's are its builders of layers.
+USES_CONFIG = tuple(
+    f'mmengine.{part}' for part in ('config.', 'hooks.', 'logging.', 'model.averaged_model', 'registry.', 'runner.')
+)
+USES_CONFIG += ('mmcv.cnn.bricks.',)
 # Python's message when a constructor is called with wrong arguments.
 WRONG_ARGUMENTS = re.compile(r'(?P<owner>.+)\.__init__\(\) (got|missing|takes) ')
 
@@ -66,14 +71,16 @@ def _is_mmpretrain_beside_transformers(error: BaseException) -> bool:
 
 
 def _is_from_config(error: BaseException) -> bool:
-    """Return whether the error comes from mmengine's registries or configs, from mmcv's builders of layers, from code of the libraries
-    that a registry has called with the config's values, or from a constructor that the config's arguments do not fit.
+    """Return whether the error comes from the parts of OpenMMLab that use the config's values (``USES_CONFIG``), from code of the
+    libraries that a registry has called with these values, or from a constructor that the config's arguments do not fit.
 
     The arguments come from the config if the constructor is called by a registry, or by a subclass that passes them on to it. A
     constructor that is called with wrong arguments anywhere else is a bug of the calling code.
     """
     modules = [frame.f_globals.get('__name__', '') for frame, _ in traceback.walk_tb(error.__traceback__)]
-    if modules[-1].startswith(('mmengine.registry.', 'mmengine.config.', 'mmcv.cnn.bricks.')):
+    while len(modules) > 1 and modules[-1].split('.')[0] == 'logging':
+        modules.pop()
+    if modules[-1].startswith(USES_CONFIG):
         return True
     built = [index for index, module in enumerate(modules) if module.startswith('mmengine.registry.')]
     if built and all(module.split('.')[0] in LIBRARIES for module in modules[built[-1] :]):

@@ -7,13 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.hooks import EMAHook
 from mmengine.model import BaseModule, BaseTTAModel, MMDistributedDataParallel
 from mmengine.registry import MODELS
 from torch import nn
 
-from mmpelk.engine.preflight import check_checkpoint, check_data, check_pretrained, check_training_state, unwrap
+from mmpelk.engine.preflight import check_channels, check_checkpoint, check_data, check_pretrained, check_training_state, unwrap
 from mmpelk.models import PeLK
 from mmpelk.sparsity.hooks import DynamicSparsityHook
 from mmpelk.utils.errors import InputError
@@ -332,3 +332,39 @@ def test_the_masks_of_a_run():
     model = Part()
     check_training_state({'sparsity': {}}, 'x.pth', a_runner(hooks=[object(), Hook()], model=in_wrappers(model)))
     assert calls == [({'sparsity': {}}, model, 'x.pth')]
+
+
+@pytest.mark.parametrize(
+    'parts, message',
+    [
+        (dict(neck=dict(type='FPN', in_channels=[8, 16, 32])), ''),
+        (dict(neck=dict(type='FPN', in_channels=(8, 16, 32)), head=dict(in_channels=256)), ''),
+        (
+            dict(neck=dict(type='FPN', in_channels=[8, 16])),
+            r'model.neck.in_channels is \[8, 16\], but .* have \[8, 16, 32\] channels',
+        ),
+        (dict(decode_head=dict(in_channels=[8, 32], in_index=[0, 2])), ''),
+        (
+            dict(decode_head=dict(in_channels=[8, 16], in_index=[0, 2])),
+            r'model.decode_head.in_channels is .* have \[8, 32\] channels',
+        ),
+        (
+            dict(decode_head=dict(in_channels=[8, 8], in_index=[0, 3])),
+            r'decode_head.in_index is \[0, 3\], but the backbone returns 3 maps',
+        ),
+        (
+            dict(auxiliary_head=[dict(in_channels=32), dict(in_channels=8, in_index=1)]),
+            r'auxiliary_head.1.in_channels is 8, but .* 16',
+        ),
+        (dict(neck=dict(type='GlobalAveragePooling'), head=dict(in_channels=32)), ''),
+        (
+            dict(neck=dict(type='GlobalAveragePooling'), head=dict(in_channels=31)),
+            'model.head.in_channels is 31, but .* 32 channels',
+        ),
+        (dict(neck=dict(type='Feature2Pyramid'), decode_head=dict(in_channels=5)), ''),
+        (dict(head=None, decode_head=dict(num_classes=3)), ''),
+    ],
+)
+def test_the_channels_of_heads_and_necks(parts, message):
+    with pytest.raises(InputError, match=message) if message else contextlib.nullcontext():
+        check_channels(ConfigDict(parts), [8, 16, 32])
