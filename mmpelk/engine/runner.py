@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import cv2
@@ -207,15 +208,19 @@ class NamingRunner(Runner):
         Raises:
             InputError: If the data set is empty.
         """
+        dataset = dataloader['dataset'] if isinstance(dataloader, dict) else dataloader
         if isinstance(dataloader, dict) and isinstance(dataloader.get('sampler'), dict):
-            dataset = dict(type='mmengine.ReproducibleDataset', dataset=dataloader['dataset'])
+            wrapper = dict(type='mmengine.ReproducibleDataset', dataset=dataset)
             sampler = dict(type='mmengine.PlacedSampler', sampler=dataloader['sampler'])
-            dataloader = dict(dataloader, dataset=dataset, sampler=sampler)
-        loader = Runner.build_dataloader(dataloader, *args, **kwargs)
+            dataloader = dict(dataloader, dataset=wrapper, sampler=sampler)
+        try:
+            loader = Runner.build_dataloader(dataloader, *args, **kwargs)
+        except ValueError as error:
+            if 'need at least one array' not in str(error):  # where mmengine stores an empty list of samples
+                raise
+            raise _empty(dataset) from error
         if not len(loader.dataset):  # mmengine's InfiniteSampler would search for an index forever
-            folders = getattr(loader.dataset, 'data_prefix', 'its folders')
-            suffix = getattr(loader.dataset, 'img_suffix', 'the expected suffix')
-            raise InputError(f'the data set is empty: no image in {folders} ends in {suffix!r}, or all of them are filtered out')
+            raise _empty(loader.dataset)
         datasets = [loader.dataset.dataset if isinstance(loader.dataset, ReproducibleDataset) else loader.dataset]
         for dataset in datasets:
             datasets += getattr(dataset, 'datasets', [])
@@ -223,6 +228,14 @@ class NamingRunner(Runner):
             if isinstance(getattr(dataset, 'pipeline', None), Compose):
                 dataset.pipeline = NamingPipeline(dataset.pipeline)
         return loader
+
+
+def _empty(dataset: Any) -> InputError:
+    """Return the error for a data set without samples, or for its config."""
+    get = dataset.get if isinstance(dataset, dict) else partial(getattr, dataset)
+    folders, suffix = get('data_prefix', 'its folders'), get('img_suffix', None)
+    ending = f'ends in {suffix!r}' if suffix else 'has the expected suffix'
+    return InputError(f'the data set is empty: no image in {folders} {ending}, or all of them are filtered out')
 
 
 def _reason(error: Exception) -> str:

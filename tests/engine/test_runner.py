@@ -102,7 +102,7 @@ def test_only_reading_errors_name_files(error, named, images):
 
 
 def test_an_empty_data_set():
-    with pytest.raises(InputError, match="^the data set is empty: no image in its folders ends in 'the expected suffix'"):
+    with pytest.raises(InputError, match='^the data set is empty: no image in its folders has the expected suffix'):
         loader([])
 
 

@@ -647,13 +647,13 @@ ANNOTATIONS = {
 
 def data_cases() -> Iterator[Case]:
     for kind, write in IMAGES.items():
-        says = 'suffix|no images|no file' if kind in ('missing', 'folder') else r'(training|validation)_\d+\.jpg|\d_\d+.jpg'
+        says = r'no image|0 files|is empty' if kind in ('missing', 'folder') else r'(training|validation)_\d+\.jpg|\d_\d+.jpg'
         if kind == '16 bits':
             continue  # a color image of 16 bits is read with 8
         yield Case('train.py', ('seg.py',), says, _all_images(write), about=kind)
         if kind != 'folder':
             yield Case('train.py', ('cls.py',), says, _all_images(write, 'digits'), about=kind)
-            yield Case('train.py', ('det.py',), r'training_\d+\.jpg', _all_images(write), about=kind)
+            yield Case('train.py', ('det.py',), says, _all_images(write), about=kind)
             yield Case(
                 'image_demo.py', ('seg.py', 'seg.pth', PICTURE), 'validation_0000', _all_images(write), ('demo_out',), about=kind
             )
