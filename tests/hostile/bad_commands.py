@@ -6,6 +6,8 @@ each framework, and data. A case damages one of them or passes an invalid option
 
 from __future__ import annotations
 
+import functools
+import io
 import itertools
 import os
 import re
@@ -23,6 +25,7 @@ import numpy as np
 import torch
 from conftest import CONFIGS, TOOLS, save_untrained
 from forks import Outcome, run_forked
+from PIL import Image, PngImagePlugin
 
 TRAINING = """
 train_dataloader = dict(batch_size=2, num_workers=0, persistent_workers=False)
@@ -554,12 +557,13 @@ def _write_image(content: np.ndarray, suffix: str = '.png') -> Callable[[Path], 
     return lambda path: path.write_bytes(encoded)
 
 
-def _png_bomb(path: Path) -> None:
-    from PIL import Image, PngImagePlugin
-
-    about = PngImagePlugin.PngInfo()
+@functools.cache
+def _png_bomb() -> bytes:
+    """Return a small PNG file with 80 MiB of compressed text."""
+    about, file = PngImagePlugin.PngInfo(), io.BytesIO()
     about.add_text('bomb', 'x' * (80 * 2**20), zip=True)
-    Image.new('RGB', (128, 128)).save(path, 'PNG', pnginfo=about)
+    Image.new('RGB', (128, 128)).save(file, 'PNG', pnginfo=about)
+    return file.getvalue()
 
 
 IMAGES: dict[str, Callable[[Path], object]] = {
@@ -569,7 +573,7 @@ IMAGES: dict[str, Callable[[Path], object]] = {
     'EPS': lambda path: path.write_bytes(b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 128 128\nshowpage\n'),
     'folder': lambda path: (path.unlink(), path.mkdir()),
     'missing': lambda path: path.unlink(),
-    'text bomb': _png_bomb,
+    'text bomb': lambda path: path.write_bytes(_png_bomb()),
     '16 bits': _write_image(np.full((128, 128, 3), 9000, np.uint16)),
     'gray with 16 bits': _write_image(np.full((128, 128), 9000, np.uint16)),
 }

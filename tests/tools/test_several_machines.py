@@ -1,6 +1,7 @@
 """Two machines train together: two launches with one rendezvous, and a work dir and a download cache for each."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -110,13 +111,17 @@ def url(tmp_path):
         server.shutdown()
 
 
-def test_a_killed_process_ends_the_job(machines, url):
+def test_a_killed_process_ends_the_job_and_both_machines_resume(machines, url):
     codes, outputs = train(machines, '--cfg-options', f'load_from={url}', KILLED='1')
     assert all(codes), outputs
     assert 'Signal 9 (SIGKILL)' in outputs[1]
     assert [len(list(folder.glob('cache/hub/checkpoints/three*.pth'))) for folder in machines] == [1, 1]
     assert sorted(path.name for path in machines[0].glob('work/*.pth')) == ['iter_1.pth', 'iter_2.pth']
     assert not list(machines[1].glob('work/*.pth'))
+    shutil.copy(machines[0] / 'work/iter_2.pth', machines[1] / 'work')
+    codes, outputs = train(machines, '--resume', 'work/iter_2.pth')
+    assert codes == [0, 0], outputs
+    assert 'resumed epoch: 0, iter: 2' in outputs[0] and (machines[0] / 'work/iter_4.pth').exists()
 
 
 DISAGREE = """
