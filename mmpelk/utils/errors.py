@@ -22,7 +22,7 @@ TRACEBACK = 'MMPELK_TRACEBACK'
 LIBRARIES = frozenset(('mmengine', 'mmcv', 'mmseg', 'mmdet', 'mmpretrain', 'torch'))
 # The parts of OpenMMLab that use the config's values. mmcv's are its builders of layers.
 USES_CONFIG = tuple(
-    f'mmengine.{part}' for part in ('config.', 'hooks.', 'logging.', 'model.averaged_model', 'registry.', 'runner.')
+    f'mmengine.{part}' for part in ('config.', 'dataset.', 'hooks.', 'logging.', 'model.averaged_model', 'registry.', 'runner.')
 )
 USES_CONFIG += ('mmcv.cnn.bricks.',)
 # Python's message when a constructor is called with wrong arguments.

@@ -123,7 +123,7 @@ def masked_steps(optimizer, weight, mask, gradients):
     """Take optimizer steps with a SparsityHook that keeps ``mask``, and return the hook."""
     hook = FixedSparsityHook()
     hook._weights, hook.masks = {'w': weight}, {'w': mask}
-    optimizer.register_step_post_hook(lambda optimizer, args, kwargs: hook.after_step(optimizer))
+    hook_steps(optimizer, lambda: None, lambda: hook.after_step(optimizer))
     for gradient in gradients:
         weight.grad = gradient.clone()
         optimizer.step()
