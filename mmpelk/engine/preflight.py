@@ -240,7 +240,7 @@ def check_training_state(checkpoint: dict, path: str | Path, runner: Runner) -> 
                 raise InputError(
                     f'checkpoint {path} cannot be resumed from: ema_state_dict is a {type(average).__name__}; expected a dict'
                 )
-            weights = {name[7:]: value for name, value in average.items() if name.startswith('module.')}
+            weights = {name.removeprefix('module.'): value for name, value in average.items() if name != 'steps'}
             check_fit(weights, model, f'{path} (ema_state_dict)', resize=False)
 
 

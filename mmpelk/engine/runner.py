@@ -126,8 +126,8 @@ class NamingRunner(Runner):
     def build_model(self, model: Any) -> nn.Module:
         """Build the model, and check that its parts fit the backbone."""
         built = super().build_model(model)
-        if isinstance(getattr(built, 'backbone', None), PeLK):
-            check_channels(self.cfg.model, [built.backbone.channels[stage] for stage in built.backbone.out_indices])
+        if isinstance(model, dict) and isinstance(getattr(built, 'backbone', None), PeLK):
+            check_channels(model, [built.backbone.channels[stage] for stage in built.backbone.out_indices])
         return built
 
     def build_train_loop(self, loop: Any) -> BaseLoop:
