@@ -22,7 +22,7 @@ from mmpelk.analysis.operator_benchmark import benchmark_operator, default_shape
 from mmpelk.analysis.plots import draw_sweep
 from mmpelk.analysis.timing import machine
 from mmpelk.apis.models import usable_device
-from mmpelk.engine.command_line import run_tool
+from mmpelk.engine.command_line import check_outputs, run_tool
 from mmpelk.engine.config import read_config
 from mmpelk.utils.errors import InputError
 
@@ -70,6 +70,8 @@ def parse_args() -> argparse.Namespace:
     if 4 * 3 * getattr(args, 'batch', 1) * getattr(args, 'size', 32) ** 2 > MAX_BYTES:
         raise InputError(f'--batch {args.batch} --size {args.size} needs images of more than {MAX_BYTES // 2**30} GiB')
     usable_device(args.device)
+    if getattr(args, 'out', None):
+        check_outputs([args.out / 'table.md'], [])
     return args
 
 

@@ -11,7 +11,7 @@ from mmpelk.analysis import complexity_tables as tables
 from mmpelk.analysis import paper
 from mmpelk.analysis.complexity import complexity
 from mmpelk.analysis.plots import draw_breakdown, draw_parameters
-from mmpelk.engine.command_line import add_cfg_options, run_tool
+from mmpelk.engine.command_line import add_cfg_options, check_outputs, run_tool
 from mmpelk.engine.config import read_config
 from mmpelk.utils.errors import InputError
 
@@ -32,6 +32,8 @@ def parse_args() -> argparse.Namespace:
         raise InputError(f'--size must be at least 32 32, got {args.size[0]} {args.size[1]}')
     if args.config and args.out:
         raise InputError('--out writes the tables of all models; leave it out to count one config')
+    if args.out:
+        check_outputs([args.out / 'table.md'], [])
     return args
 
 

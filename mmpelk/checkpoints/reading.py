@@ -118,7 +118,7 @@ def _broken_entry(file: Any) -> str | None:
                 has_checksums = any(entry.CRC for entry in archive.infolist())
                 damaged = archive.testzip() if has_checksums else None
                 if damaged is not None:
-                    return f'the checksum of its part {damaged} is wrong'
+                    return f'the checksum of its part {damaged!r} is wrong'
         elif not start.startswith(b'\x80'):  # before, it wrote a pickle
             raise ValueError(f'it begins with {start!r}; expected a file that torch.save wrote')
         opened.seek(0)

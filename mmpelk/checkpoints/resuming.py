@@ -60,6 +60,8 @@ def check_resumable(checkpoint: Mapping[str, Any], path: str | Path) -> None:
     _check(isinstance(hub, dict), path, 'message_hub', hub, 'a dict')
     for key in ('log_scalars', 'runtime_info', 'resumed_keys'):
         _check(isinstance(hub.get(key), dict), path, f"message_hub['{key}']", hub.get(key), 'a dict')
+    for key, value in hub['resumed_keys'].items():
+        _check(type(value) is bool, path, f"message_hub['resumed_keys']['{key}']", value, 'a bool')
     for key, value in hub['runtime_info'].items():
         if str(key).startswith('best_score'):
             _check(_is_number(value), path, f"message_hub['runtime_info']['{key}']", value, 'a number')
@@ -86,11 +88,38 @@ def check_optimizer(optimizer: Optimizer, path: str | Path) -> None:
                     )
 
 
+def check_schedule(state: Mapping[str, Any], previous: Mapping[str, Any], path: str | Path, index: int) -> None:
+    """Check the state that a parameter scheduler has loaded from a checkpoint.
+
+    Args:
+        state: The attributes of the scheduler.
+        previous: Its attributes before.
+        path: The file, for the message.
+        index: The number of the scheduler, for the message.
+
+    Raises:
+        InputError: If an attribute has another type than before, or belongs to another parameter or kind of scheduler.
+    """
+    for key, old in previous.items():
+        value = state.get(key)
+        name = f"param_schedulers[{index}]['{key}']"
+        if _is_number(old):
+            _check(_is_number(value), path, name, value, 'a number')
+        elif isinstance(old, list):
+            is_valid = isinstance(value, list) and len(value) == len(old) and all(map(_is_number, value))
+            _check(is_valid, path, name, value, f'{len(old)} numbers')
+        elif isinstance(old, bool):
+            _check(type(value) is bool, path, name, value, 'a bool')
+        elif isinstance(old, str):
+            _check(type(value) is str and value == old, path, name, value, repr(old))
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) or getattr(value, 'ndim', None) == 0
 
 
 def _check(is_valid: bool, path: str | Path, name: str, value: object, expected: str) -> None:
     if not is_valid:
-        found = repr(value) if len(repr(value)) <= 60 else f'a {type(value).__name__}'
+        shown = repr(value)
+        found = shown if len(shown) <= 60 and '\n' not in shown else f'a {type(value).__name__}'
         raise InputError(f'checkpoint {path} cannot be resumed from: {name} is {found}; expected {expected}')

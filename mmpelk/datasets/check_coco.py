@@ -18,7 +18,7 @@ from mmpelk.utils.errors import InputError, first_line
 MAX_OUTSIDE_PIXELS = 2
 
 
-def check_coco(ann_file: str | Path, image_dir: str | Path, classes: Sequence[str]) -> None:
+def check_coco(ann_file: str | Path, image_dir: str | Path, classes: Sequence[str], needs_masks: bool = False) -> None:
     """Check that a COCO annotation file is complete and matches its images and the classes.
 
     mmdet would silently train on fewer classes and skip boxes outside their image. COCO itself has a few boxes without area; that mmdet
@@ -28,6 +28,7 @@ def check_coco(ann_file: str | Path, image_dir: str | Path, classes: Sequence[st
         ann_file: The JSON file.
         image_dir: The folder that ``file_name`` is relative to.
         classes: Names that must be among the file's categories.
+        needs_masks: Whether each annotation must have a segmentation.
 
     Raises:
         InputError: If the file is invalid. The message names the file and the first invalid item.
@@ -40,7 +41,7 @@ def check_coco(ann_file: str | Path, image_dir: str | Path, classes: Sequence[st
         if not isinstance(data, dict) or not isinstance(data.get(key), list):
             raise InputError(f"{ann_file} is not a COCO file: it has no list '{key}'")
     try:
-        _check_items(Path(ann_file), data, image_dir, classes)
+        _check_items(Path(ann_file), data, image_dir, classes, needs_masks)
     except InputError:
         raise
     except KeyError as error:
@@ -49,7 +50,7 @@ def check_coco(ann_file: str | Path, image_dir: str | Path, classes: Sequence[st
         raise InputError(f'{ann_file} is not a COCO file: an item is malformed: {first_line(error)}') from error
 
 
-def _check_items(ann_file: Path, data: dict, image_dir: str | Path, classes: Sequence[str]) -> None:
+def _check_items(ann_file: Path, data: dict, image_dir: str | Path, classes: Sequence[str], needs_masks: bool) -> None:
     """Raise an InputError at the first item that is invalid, or a KeyError, TypeError, or ValueError if it is malformed."""
     names = [category['name'] for category in data['categories']]
     missing = [name for name in classes if name not in names]
@@ -85,6 +86,8 @@ def _check_items(ann_file: Path, data: dict, image_dir: str | Path, classes: Seq
             fault = _segmentation_fault(item['segmentation'], image)
             if fault:
                 raise InputError(f'{where}: its segmentation {fault}')
+        elif needs_masks:
+            raise InputError(f'{where} has no segmentation, which LoadAnnotations with with_mask=True needs')
         if item['area'] == 0 or min(item['bbox'][2:]) < 1 or _has_line(item.get('segmentation')):
             left_out.append(item['id'])
     if left_out:

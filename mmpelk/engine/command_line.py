@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -52,15 +54,19 @@ class SettingsAction(DictAction):
 
 
 def check_outputs(outputs: Iterable[str | Path], inputs: Iterable[str | Path]) -> None:
-    """Check that no file to write is a file to read.
+    """Check that no file to write is a file to read or lies in a file, before long work.
 
     Raises:
-        InputError: If one is.
+        InputError: If one is a file to read.
+        NotADirectoryError: If a folder of one is a file.
     """
     inputs = [Path(path).resolve() for path in inputs]
     for path in outputs:
         if Path(path).resolve() in inputs:
             raise InputError(f'{path} is an input and would be overwritten; choose another name or folder')
+        folder = next(folder for folder in Path(path).absolute().parents if folder.exists())
+        if not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
 
 
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:

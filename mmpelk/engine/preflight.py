@@ -60,7 +60,8 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
             if dataset.get('type') == 'CocoDataset':
                 classes = dataset.get('metainfo', {}).get('classes') or DATASETS.get('mmdet.CocoDataset').METAINFO['classes']
                 check_class_count(cfg.model, len(classes))
-                check_coco(root / dataset.ann_file, root / dataset.data_prefix.img, classes)
+                needs_masks = any(step.get('with_mask') for step in dataset.get('pipeline', ()) if isinstance(step, dict))
+                check_coco(root / dataset.ann_file, root / dataset.data_prefix.img, classes, needs_masks and split == 'train')
 
 
 def check_class_count(model: ConfigDict, count: int, key: str = 'model') -> None:

@@ -15,7 +15,7 @@ from mmengine.dataset import Compose
 from mmengine.dist import all_reduce_params
 from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.model import revert_sync_batchnorm
-from mmengine.optim import OptimWrapperDict
+from mmengine.optim import OptimWrapperDict, _ParamScheduler
 from mmengine.registry import HOOKS, RUNNERS
 from mmengine.runner import BaseLoop, Runner
 from PIL import Image
@@ -23,7 +23,7 @@ from torch import distributed as dist
 from torch import nn
 
 from mmpelk.checkpoints import model_weights
-from mmpelk.checkpoints.resuming import check_optimizer
+from mmpelk.checkpoints.resuming import check_optimizer, check_schedule
 from mmpelk.models import PeLK
 from mmpelk.utils.errors import TRACEBACK, InputError, build_errors, first_line
 from mmpelk.utils.pillow import FORMATS, check_image_depth, check_label_depth, forbid_ghostscript
@@ -43,7 +43,8 @@ LAUNCHERS = dict(
 class NamingPipeline(Compose):
     """A data pipeline that names the file when it cannot be read, and never decodes EPS images with Ghostscript.
 
-    Images of more than 8 bits that Pillow would clip are refused, and so are label maps with labels that mmseg would wrap around.
+    Images of more than 8 bits that Pillow would clip are refused, and so are label maps with labels that mmseg would wrap around, and
+    images of another size than their annotations say.
 
     Args:
         pipeline: The pipeline whose transforms are run.
@@ -63,6 +64,9 @@ class NamingPipeline(Compose):
                 if data.get(key) and os.path.isfile(data[key]):  # a file in a remote store is not checked
                     with Image.open(data[key]) as image:
                         check(image, data[key])
+            if 'height' in data and os.path.isfile(data['img_path']):  # COCO's annotations have the sizes of the images
+                with Image.open(data['img_path']) as image:
+                    check_size(image, data)
             return super().__call__(data)
         except InputError:
             raise
@@ -71,6 +75,19 @@ class NamingPipeline(Compose):
             if not unreadable and isinstance(error, ValueError):  # Pillow raises one for a huge text in a PNG
                 raise
             raise InputError(f'cannot read {" or ".join(unreadable or paths)}: {first_line(error)}') from error
+
+
+def check_size(image: Image.Image, data: dict) -> None:
+    """Check that an image has the size in its annotations.
+
+    Raises:
+        InputError: If it has another size. Width and height may be swapped, because Exif data can turn an image when it is loaded.
+    """
+    sizes = [(data['width'], data['height']), (data['height'], data['width'])]
+    if image.size not in sizes:
+        raise InputError(
+            f'{data["img_path"]} is {image.width}x{image.height}, but its annotations are for {data["width"]}x{data["height"]}'
+        )
 
 
 def _is_readable(path: str) -> bool:
@@ -111,8 +128,13 @@ class NamingRunner(Runner):
         Raises:
             InputError: If the state of the training run in it is incomplete, or does not fit this run.
         """
+        groups = self.param_schedulers.values() if isinstance(self.param_schedulers, dict) else [self.param_schedulers]
+        schedules = [item for group in groups if isinstance(group, list) for item in group if isinstance(item, _ParamScheduler)]
+        previous = [dict(vars(schedule)) for schedule in schedules]
         try:
             super().resume(filename, *args, **kwargs)
+            for index, (schedule, before) in enumerate(zip(schedules, previous, strict=True)):
+                check_schedule(vars(schedule), before, filename, index)
             wrappers = self.optim_wrapper
             for wrapper in wrappers.values() if isinstance(wrappers, OptimWrapperDict) else [wrappers]:
                 check_optimizer(wrapper.optimizer, filename)

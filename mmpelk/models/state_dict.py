@@ -75,7 +75,10 @@ def resize_stages(
     for stage, (old, new) in grids.items():
         h_name = f'{stage}0.token_mixer.pos_embed.bias'
         if h_name in weights and new != old:
-            weights[h_name] = resize_pos_embed(weights[h_name], new.kernel_size, mode)
+            try:
+                weights[h_name] = resize_pos_embed(weights[h_name], new.kernel_size, mode)
+            except ValueError as error:
+                raise InputError(f'{h_name}: {error}') from error
     return grids
 
 

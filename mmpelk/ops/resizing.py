@@ -71,9 +71,11 @@ def resize_pos_embed(pos_embed: Tensor, kernel_size: int, mode: str = 'extend') 
         (C, kernel_size, kernel_size).
 
     Raises:
-        ValueError: If the mode is unknown.
+        ValueError: If the mode is unknown, or the embedding has another shape.
     """
     check_resize_mode(mode)
+    if pos_embed.dim() != 3 or pos_embed.shape[1] != pos_embed.shape[2] or pos_embed.shape[2] % 2 == 0:
+        raise ValueError(f'a positional embedding has the shape (C, k, k) with an odd k, got {tuple(pos_embed.shape)}')
     old_size = pos_embed.shape[-1]
     if mode == 'extend' or old_size == kernel_size:
         return F.pad(pos_embed, [(kernel_size - old_size) // 2] * 4)

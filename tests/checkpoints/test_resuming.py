@@ -1,5 +1,6 @@
 """A checkpoint to resume from runs no code, removes no files, and ends in one line if it is not one."""
 
+import contextlib
 import re
 import subprocess
 import sys
@@ -7,10 +8,11 @@ import sys
 import pytest
 import torch
 from conftest import ROOT
+from mmengine.optim import StepLR
 from tiny_runner import runner
 
 from mmpelk.checkpoints import read_checkpoint
-from mmpelk.checkpoints.resuming import check_resumable, latest_checkpoint
+from mmpelk.checkpoints.resuming import check_resumable, check_schedule, latest_checkpoint
 from mmpelk.utils.errors import InputError
 
 
@@ -96,6 +98,24 @@ def resume(path):
 
 
 @pytest.mark.parametrize(
+    'change, message',
+    [
+        (dict(last_step=7, gamma=0.3), ''),
+        (dict(last_step='two'), r"param_schedulers\[1\]\['last_step'\] is 'two'; expected a number"),
+        (dict(param_name='momentum'), r"\['param_name'\] is 'momentum'; expected 'lr'"),
+        (dict(by_epoch=1), r"\['by_epoch'\] is 1; expected a bool"),
+        (dict(base_values=[0.1, 0.2]), r"\['base_values'\] is \[0.1, 0.2\]; expected 1 numbers"),
+    ],
+)
+def test_the_state_of_a_schedule(change, message):
+    schedule = StepLR(torch.optim.SGD([torch.zeros(1)], lr=0.1), step_size=2)
+    previous = dict(vars(schedule))
+    schedule.load_state_dict(schedule.state_dict() | change)
+    with pytest.raises(InputError, match=message) if message else contextlib.nullcontext():
+        check_schedule(vars(schedule), previous, 'x.pth', 1)
+
+
+@pytest.mark.parametrize(
     'changes, message',
     [
         (
@@ -107,6 +127,8 @@ def resume(path):
         (dict(meta__iter=-1), "meta\\['iter'\\] is -1; expected an integer"),
         (dict(meta__seed='text'), "meta\\['seed'\\] is 'text'; expected an integer"),
         (dict(message_hub=[]), r'message_hub is \[\]; expected a dict'),
+        (dict(message_hub__resumed_keys=torch.zeros(2, 2)), "\\['resumed_keys'\\] is a Tensor; expected a dict"),
+        (dict(message_hub__resumed_keys=dict(epoch=[])), "\\['resumed_keys'\\]\\['epoch'\\] is \\[\\]; expected a bool"),
         (dict(message_hub__log_scalars=None), "message_hub\\['log_scalars'\\] is None; expected a dict"),
         (dict(message_hub__runtime_info__best_score='high'), "\\['best_score'\\] is 'high'; expected a number"),
         (dict(optimizer=[1]), 'cannot be resumed from: '),

@@ -26,10 +26,10 @@ def check(tmp_path):
     (tmp_path / 'images/a.jpg').touch()
     (tmp_path / 'images/sub/b.jpg').touch()
 
-    def run(data, classes=('cat', 'dog')):
+    def run(data, classes=('cat', 'dog'), **options):
         text = data if isinstance(data, str) else json.dumps(data)
         (tmp_path / 'ann.json').write_text(text)
-        check_coco(tmp_path / 'ann.json', tmp_path / 'images', classes)
+        check_coco(tmp_path / 'ann.json', tmp_path / 'images', classes, **options)
 
     return run
 
@@ -37,6 +37,14 @@ def check(tmp_path):
 def test_a_good_file_passes(check):
     check(GOOD)
     check(GOOD, classes=('dog',))  # mmdet can train on fewer classes than the file has
+
+
+def test_detectors_with_masks_need_segmentations(check):
+    check(GOOD)
+    with pytest.raises(InputError, match='annotation 1 has no segmentation, which LoadAnnotations with with_mask=True needs'):
+        check(GOOD, needs_masks=True)
+    square = [[0, 0, 9, 0, 9, 9, 0, 9]]
+    check(spoilt(lambda d: [item.update(segmentation=square) for item in d['annotations']]), needs_masks=True)
 
 
 def spoilt(change):

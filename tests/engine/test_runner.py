@@ -101,6 +101,15 @@ def test_only_reading_errors_name_files(error, named, images):
             NamingPipeline(Compose([fail]))(paths)
 
 
+def test_an_image_of_another_size_than_its_annotations(tmp_path):
+    path = str(tmp_path / 'image.png')
+    cv2.imwrite(path, np.zeros((4, 6), np.uint8))
+    for height, width in ((4, 6), (6, 4)):  # Exif data can turn an image
+        assert pipeline(seen=1)(dict(img_path=path, height=height, width=width))['seen'] == 1
+    with pytest.raises(InputError, match='image.png is 6x4, but its annotations are for 6x5'):
+        pipeline()(dict(img_path=path, height=5, width=6))
+
+
 def test_an_empty_data_set():
     with pytest.raises(InputError, match='^the data set is empty: no image in its folders has the expected suffix'):
         loader([])
