@@ -115,7 +115,7 @@ data/digit_scenes: | env
 	$(PY) tools/make_digit_scenes.py $@
 
 test: env-test lint
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-torch: env-torch
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile tests/ops tests/models tests/checkpoints tests/sparsity tests/test_configs.py \
