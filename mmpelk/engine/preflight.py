@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import all_gather_object
 from mmengine.hooks import EMAHook
@@ -241,7 +242,11 @@ def check_training_state(checkpoint: dict, path: str | Path, runner: Runner) -> 
                 raise InputError(
                     f'checkpoint {path} cannot be resumed from: ema_state_dict is a {type(average).__name__}; expected a dict'
                 )
-            weights = {name.removeprefix('module.'): value for name, value in average.items() if name != 'steps'}
+            weights = {
+                name.removeprefix('module.'): value
+                for name, value in average.items()
+                if name != 'steps' and isinstance(value, torch.Tensor)
+            }
             check_fit(weights, model, f'{path} (ema_state_dict)', resize=False)
 
 

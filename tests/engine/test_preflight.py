@@ -304,6 +304,7 @@ def test_the_schedules_of_a_run(saved, expected, message):
         (lambda average: average, ''),
         (lambda average: {}, r'x.pth \(ema_state_dict\) belongs to another model: 0 of 2 tensors fit, 2 are missing'),
         (lambda average: {'module.weight': average['module.weight']}, '1 are missing'),
+        (lambda average: average | {'module.weight': 1}, '1 are missing'),
         (lambda average: [average], 'ema_state_dict is a list; expected a dict'),
         (lambda average: average | {'module.bias': torch.zeros(7)}, '1 have another shape'),
     ],
