@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
-import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -57,8 +55,7 @@ def check_outputs(outputs: Iterable[str | Path], inputs: Iterable[str | Path]) -
     """Check that no file to write is a file to read or lies in a file, before long work.
 
     Raises:
-        InputError: If one is a file to read.
-        NotADirectoryError: If a folder of one is a file.
+        InputError: If one is a file to read, or a folder of one is a file.
     """
     inputs = [Path(path).resolve() for path in inputs]
     for path in outputs:
@@ -66,7 +63,7 @@ def check_outputs(outputs: Iterable[str | Path], inputs: Iterable[str | Path]) -
             raise InputError(f'{path} is an input and would be overwritten; choose another name or folder')
         folder = next(folder for folder in Path(path).absolute().parents if folder.exists())
         if not folder.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+            raise InputError(f'{folder} is not a directory; choose another folder for {path}')
 
 
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:

@@ -98,7 +98,7 @@ def test_damaged_weights_are_found(tmp_path, in_memory):
     path.write_bytes(content)
     assert torch.load(path, weights_only=True)['state_dict']['a'].count_nonzero() == 1
     with pytest.raises(
-        InputError, match='a.pth is damaged: the checksum of its part .*data/0 is wrong; copy or download it again'
+        InputError, match="a.pth is damaged: the checksum of its part '.*data/0' is wrong; copy or download it again"
     ):
         load_safely(io.BytesIO(content), str(path), 'cpu') if in_memory else read_checkpoint(path)
 

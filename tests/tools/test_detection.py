@@ -85,12 +85,12 @@ def test_test_and_draw(small_demo, digit_scenes, trained, run_tool):
 def test_a_resumed_run_continues_bit_for_bit(small_demo, digit_scenes, trained, run_tool):
     """Boxes are sampled at random, too."""
     options = ['--cfg-options', 'train_cfg.max_epochs=2', 'train_cfg.val_interval=9']
-    for work_dir in ('straight', 'stopped'):
-        resume = ['--resume', trained] if work_dir == 'stopped' else []
+    for work_dir in ('det_straight', 'det_stopped'):
+        resume = ['--resume', trained] if work_dir == 'det_stopped' else []
         run_tool('train.py', small_demo, '--work-dir', work_dir, *resume, *options, cwd=digit_scenes)
     start, straight, resumed = (
         read_checkpoint(path)['state_dict']
-        for path in (trained, digit_scenes / 'straight/epoch_2.pth', digit_scenes / 'stopped/epoch_2.pth')
+        for path in (trained, digit_scenes / 'det_straight/epoch_2.pth', digit_scenes / 'det_stopped/epoch_2.pth')
     )
     assert all(torch.equal(value, straight[name]) for name, value in resumed.items())
     assert not all(torch.equal(value, straight[name]) for name, value in start.items())
