@@ -13,7 +13,7 @@
 #   make gpu             Check and measure mmpelk on a GPU, for 9 minutes. Repeat it until nothing is missing. It installs nothing.
 #   make gpu-docs        Write the results into the documentation.
 #   make sanitize        Run the native library's cases under AddressSanitizer, UndefinedBehaviorSanitizer, and ThreadSanitizer.
-#   make soak            Run all hostile inputs and an hour of training, as docs/robustness.md describes. It takes hours.
+#   make soak            Run all hostile inputs and an hour of training, as docs/robustness.md describes. It takes about two hours.
 #   make lint            Check the style.
 #   make wheel           Build the source distribution and a manylinux wheel in dist/, for every Python and without a compiler.
 #   make docs            Build the documentation as a site in site/.
