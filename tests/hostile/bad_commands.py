@@ -112,12 +112,7 @@ def save_model(home: Path, name: str) -> tuple[Path, Path]:
 
 def preload() -> None:
     """Import what the tools import, so that forked processes start at once."""
-    from mmpelk.utils.torchvision_compat import declare_missing_operators
-
-    declare_missing_operators()
-    import mmdet.apis  # noqa: F401
-    import mmpretrain.apis  # noqa: F401
-    import mmseg.apis  # noqa: F401
+    import preloaded  # noqa: F401
 
     for tool in sorted(TOOLS.glob('*.py')):
         try:
