@@ -1,4 +1,5 @@
-# PeLK-B-101, ImageNet-1K at 384 px, 300 epochs: 85.8 top-1 in the paper (Table 4).
+# PeLK-B-101, ImageNet-1K at 384 px, 300 epochs: 85.8 top-1 in the paper (Table 4). The paper does not say whether this model trains
+# from scratch at 384 px, as here, or is fine-tuned (pelk_b101_in1k_384_finetune.py).
 _base_ = [
     '_base_/models/pelk_b101_cls.py',
     '_base_/datasets/imagenet_384.py',

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import CONFIGS
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS, PARAM_SCHEDULERS, init_default_scope
 
 from mmpelk.analysis.complexity import run_detector
 
@@ -196,7 +196,7 @@ def test_shared_statistics_averages_and_batch_sizes(path):
         return
     expected = 4096 if cfg.default_scope == 'mmpretrain' else 16
     if cfg.get('fine_tuning'):
-        expected = 1024 if 'replknet' in path.name else 512
+        expected = 512 if path.stem.startswith(('pelk', 'slak', 'convnext')) else 1024
     assert cfg.total_batch_size == expected
 
 
@@ -258,27 +258,29 @@ def test_the_supplements_ablation_removes_the_small_branch_alone():
     assert names[1] < names[0] and all('.small' in name for name in names[0] - names[1])
 
 
-# Drop path rate, learning rate, and epochs of warm-up of ConvNeXt's and RepLKNet's fine-tuning at 384 px.
+# Drop path rate, first and last learning rate, and epochs of warm-up of fine-tuning at 384 px with the recipes of ConvNeXt, RepLKNet,
+# and Swin.
 FINE_TUNING = {
-    'pelk_b_in1k_384_finetune': (0.8, 5e-5, 0),
-    'pelk_b101_in1k_384_finetune': (0.8, 5e-5, 0),
-    'baselines/slak_b_in1k_384': (0.8, 5e-5, 0),
-    'baselines/convnext_b_in1k_384': (0.8, 5e-5, 0),
-    'baselines/replknet_b_in1k_384': (0.8, 4e-4, 1),
+    'pelk_b_in1k_384_finetune': (0.8, 5e-5, 1e-6, 0),
+    'pelk_b101_in1k_384_finetune': (0.8, 5e-5, 1e-6, 0),
+    'baselines/slak_b_in1k_384': (0.8, 5e-5, 1e-6, 0),
+    'baselines/convnext_b_in1k_384': (0.8, 5e-5, 1e-6, 0),
+    'baselines/replknet_b_in1k_384': (0.8, 4e-4, 1e-6, 1),
+    'baselines/swin_b_in1k_384': (0.5, 4e-5, 4e-7, 5),
 }
 
 
 @pytest.mark.parametrize('name', FINE_TUNING)
-def test_fine_tuning_follows_convnext(name):
+def test_fine_tuning_follows_the_ancestors(name):
     cfg = Config.fromfile(CONFIGS / f'{name}.py')
-    drop_path, lr, warm_up = FINE_TUNING[name]
+    drop_path, lr, last_lr, warm_up = FINE_TUNING[name]
     assert cfg.fine_tuning and cfg.model.backbone.drop_path_rate == drop_path
-    assert cfg.model.train_cfg is None and cfg.model.head.loss.label_smooth_val == 0.1
+    assert (cfg.model.train_cfg is None) == ('swin' not in name) and cfg.model.head.loss.label_smooth_val == 0.1
     optimizer = cfg.optim_wrapper.optimizer
     assert (cfg.optim_wrapper.type, optimizer.type, optimizer.lr) == ('OptimWrapper', 'AdamW', lr)
     assert optimizer.weight_decay == 1e-8
     cosine = cfg.param_scheduler[-1]
-    assert cosine.get('begin', 0) == warm_up and cosine.end == cfg.train_cfg.max_epochs == 30 and cosine.eta_min == 1e-6
+    assert cosine.get('begin', 0) == warm_up and cosine.end == cfg.train_cfg.max_epochs == 30
     assert len(cfg.param_scheduler) == 1 + (warm_up > 0)
     steps = {step.type: step for step in cfg.train_dataloader.dataset.pipeline}
     assert steps['RandomResizedCrop'].scale == 384 and steps['RandomErasing'].erase_prob == 0.25
@@ -289,20 +291,47 @@ def test_fine_tuning_follows_convnext(name):
 
     init_default_scope('mmpretrain')
     model = MODELS.build(cfg.model)
-    groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
-    rates = {id(p): group['lr'] / lr for group in groups for p in group['params']}
-    rate = {name: rates[id(p)] for name, p in model.named_parameters()}
-    assert rate['head.fc.weight'] == 1
-    first, *_ = rate
-    last = next(name for name in reversed(rate) if name.startswith('backbone.stages.3.'))
-    block = 'blocks.4.large_kernel' if 'replknet' in name else '3.pointwise_conv1'  # the first of the second group of stage 3
-    middle = next(name for name in rate if name.startswith(f'backbone.stages.2.{block}'))
-    assert [rate[name] for name in (first, middle, last)] == pytest.approx([0.7**13, 0.7**9, 0.7])
+    optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+    schedule = {key: value for key, value in cosine.items() if key not in ('begin', 'convert_to_iter_based')}
+    # The last step of mmengine's schedule is just before its end.
+    scheduler = PARAM_SCHEDULERS.build(dict(schedule, end=11, T_max=10), default_args=dict(optimizer=optimizer))
+    names = {id(p): name for name, p in model.named_parameters()}
+    for highest in (lr, last_lr):  # at the start and at the end
+        rate = {names[id(p)]: group['lr'] / highest for group in optimizer.param_groups for p in group['params']}
+        assert rate['head.fc.weight'] == pytest.approx(1)
+        if 'swin' in name:
+            assert list(rate.values()) == pytest.approx([1] * len(rate))
+        else:
+            stages = [key for key in names.values() if key.startswith('backbone.stages.')]
+            block = 'blocks.4.large_kernel' if 'replknet' in name else '3.pointwise_conv1'  # the first of the second group of stage 3
+            middle = next(key for key in stages if key.startswith(f'backbone.stages.2.{block}'))
+            depths = [rate[key] for key in (next(iter(names.values())), middle, stages[-1])]
+            assert depths == pytest.approx([0.7**13, 0.7**9, 0.7])
+        for _ in range(10):
+            scheduler.step()
 
 
-@pytest.mark.parametrize('name', ['swin_t_in1k', 'swin_s_in1k', 'swin_b_in1k', 'swin_b_in1k_384'])
-def test_swin_clips_gradients(name):
-    assert Config.fromfile(CONFIGS / f'baselines/{name}.py').optim_wrapper.clip_grad == dict(max_norm=5.0)
+@pytest.mark.parametrize('path', sorted((CONFIGS / 'baselines').glob('*swin*.py')), ids=lambda path: path.stem)
+def test_swin_has_its_own_drop_path_clipping_and_weight_decay(path):
+    from mmengine.optim import build_optim_wrapper
+
+    cfg = Config.fromfile(path)
+    enter_scope(cfg.default_scope)
+    kind, size = 'in1k' if 'in1k' in path.stem else path.stem.split('_')[0], re.search('swin_([tsb])', path.stem)[1]
+    rates = dict(in1k=dict(t=0.2, s=0.3, b=0.5), upernet=dict(t=0.3, s=0.3, b=0.3), cascade=dict(t=0.2, s=0.2, b=0.3))
+    assert cfg.model.backbone.drop_path_rate == rates[kind][size]
+    assert cfg.optim_wrapper.get('clip_grad') == (dict(max_norm=5.0) if kind == 'in1k' else None)
+    model = MODELS.build(cfg.model)
+    settings = {key: cfg.optim_wrapper[key] for key in ('optimizer', 'paramwise_cfg')}
+    optimizer = build_optim_wrapper(model, settings).optimizer
+    decay = {id(p): group['weight_decay'] for group in optimizer.param_groups for p in group['params']}
+    for name, parameter in model.backbone.named_parameters():
+        assert (decay[id(parameter)] == 0) == (parameter.ndim == 1 or 'position_bias' in name), name
+
+
+@pytest.mark.parametrize('name, rate', [('upernet_replknet_b_ade20k', 0.5), ('cascade_mask_rcnn_replknet_b_coco', 0.6)])
+def test_replknet_has_its_own_drop_path(name, rate):
+    assert Config.fromfile(CONFIGS / f'baselines/{name}.py').model.backbone.drop_path_rate == rate
 
 
 def test_imagenet_excludes_biases_norms_and_h_from_weight_decay():

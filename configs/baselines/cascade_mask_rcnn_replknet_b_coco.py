@@ -6,8 +6,7 @@ model = dict(
         type='mmpretrain.RepLKNet',
         arch='31B',
         out_indices=(0, 1, 2, 3),
-        drop_path_rate=0.4,
-        norm_intermediate_features=True,
+        drop_path_rate=0.6,
     ),
     neck=dict(in_channels=[128, 256, 512, 1024]),
 )

@@ -11,4 +11,7 @@ model = dict(
     neck=dict(type='GlobalAveragePooling'),
     head=dict(in_channels=768),
 )
-optim_wrapper = dict(clip_grad=dict(max_norm=5.0))  # as in Swin
+# As in Swin: gradients are clipped, and the position biases do not decay.
+optim_wrapper = dict(
+    clip_grad=dict(max_norm=5.0), paramwise_cfg=dict(custom_keys={'relative_position_bias_table': dict(decay_mult=0.0)})
+)

@@ -2,7 +2,7 @@
 _base_ = 'upernet_swin_t_ade20k.py'
 channels = [128, 256, 512, 1024]
 model = dict(
-    backbone=dict(arch='base', drop_path_rate=0.3),
+    backbone=dict(arch='base'),
     decode_head=dict(in_channels=channels),
     auxiliary_head=dict(in_channels=channels[2]),
 )

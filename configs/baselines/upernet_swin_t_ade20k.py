@@ -8,7 +8,7 @@ model = dict(
         arch='tiny',
         img_size=224,
         out_indices=(0, 1, 2, 3),
-        drop_path_rate=0.2,
+        drop_path_rate=0.3,
         pad_small_map=True,
     ),
     decode_head=dict(in_channels=channels),

@@ -2,8 +2,8 @@
 
 mmengine saves no random states, and those of the data loader's workers cannot be saved: the workers prefetch. Here, each sample is
 augmented with random states that follow from the seed, the process, the epoch, and the sample's place in it. Each training iteration
-starts from states that follow from the seed and the iteration. A resumed run therefore draws the same numbers as an undisturbed one, and
-the data do not depend on the number of workers.
+starts from states that follow from the seed, the process, and the iteration, so that stochastic depth and mixup differ between the GPUs.
+A resumed run therefore draws the same numbers as an undisturbed one, and the data do not depend on the number of workers.
 """
 
 from __future__ import annotations
@@ -103,14 +103,13 @@ class ReproducibleDataset(Dataset):
 
 @HOOKS.register_module()
 class ReproducibleIterationsHook(Hook):
-    """Start each training iteration from random states that depend only on the seed and the iteration."""
+    """Start each training iteration from random states that depend only on the seed, the process, and the iteration."""
 
     priority = 'VERY_HIGH'
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Set the random states."""
-        differs = runner._randomness_cfg.get('diff_rank_seed', False)
-        _seed((runner.seed, get_rank() if differs else 0, runner.iter))
+        _seed((runner.seed, get_rank(), runner.iter))
 
 
 @contextlib.contextmanager

@@ -119,6 +119,9 @@ def test_two_processes_train_and_test_as_one(task, digit_scenes, tmp_path):
 
 
 LIVE = """
+import random
+
+import numpy as np
 import torch
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
@@ -129,15 +132,19 @@ from mmengine.registry import HOOKS
 class FreezeBatchNormAndDropout(Hook):
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         assert all(module.training for module in runner.model.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm))
+        self.drawn = random.random(), float(np.random.rand()), torch.rand(1).item()
 
     def after_train(self, runner):
         model = getattr(runner.model, 'module', runner.model)
-        torch.save(model.state_dict(), f'{runner.work_dir}/rank{get_rank()}.pth')
+        torch.save((model.state_dict(), self.drawn), f'{runner.work_dir}/rank{get_rank()}.pth')
 """
 
 
 def test_live_batch_norm_on_two_processes(digit_scenes, tmp_path):
-    """BatchNorm is not frozen. Its running mean is that of the images of both processes, as if one process had seen all of them."""
+    """BatchNorm is not frozen. Its running mean is that of the images of both processes, as if one process had seen all of them.
+
+    Stochastic depth and mixup differ between the processes, as in the code of ConvNeXt and SLaK.
+    """
     (tmp_path / 'data').symlink_to(digit_scenes / 'data')
     (tmp_path / 'freeze.py').write_text(LIVE)
     name, pipeline, *_ = TASKS['segmentation']
@@ -146,9 +153,11 @@ def test_live_batch_norm_on_two_processes(digit_scenes, tmp_path):
         text = COMMON.format(base=CONFIGS / 'demo' / name, indices=[0, 1, 2, 3], pipeline=pipeline, max_iters=1, accumulate=1)
         config.write_text(text.replace('batch_size=2', f'batch_size={4 // processes}'))
         launch('train.py', config, '--work-dir', tmp_path / f'work{processes}', cwd=tmp_path, processes=processes)
-    alone, *ranks = (
+    (alone, _), *both = (
         torch.load(tmp_path / path, weights_only=True) for path in ('work1/rank0.pth', 'work2/rank0.pth', 'work2/rank1.pth')
     )
+    ranks, drawn = zip(*both, strict=True)
+    assert not set(drawn[0]) & set(drawn[1])
     for key, value in ranks[0].items():
         assert torch.equal(value, ranks[1][key]), key
     first = 'backbone.stages.0.0.token_mixer.large_norm.running_mean'
