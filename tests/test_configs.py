@@ -303,7 +303,8 @@ def test_fine_tuning_follows_the_ancestors(name):
             assert list(rate.values()) == pytest.approx([1] * len(rate))
         else:
             stages = [key for key in names.values() if key.startswith('backbone.stages.')]
-            block = 'blocks.4.large_kernel' if 'replknet' in name else '3.pointwise_conv1'  # the first of the second group of stage 3
+            # The first parameter of the second group of stage 3.
+            block = 'blocks.4.large_kernel' if 'replknet' in name else '3.pointwise_conv1'
             middle = next(key for key in stages if key.startswith(f'backbone.stages.2.{block}'))
             depths = [rate[key] for key in (next(iter(names.values())), middle, stages[-1])]
             assert depths == pytest.approx([0.7**13, 0.7**9, 0.7])
