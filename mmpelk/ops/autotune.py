@@ -94,7 +94,7 @@ def _kernel_key(input: Tensor, rows: Sequence[int], columns: Sequence[int], back
 
 def _measure(candidates: Mapping[str, ModuleType], x: Tensor, rows: Sequence[int], columns: Sequence[int], backward: bool) -> str:
     # No random numbers are drawn, so that seeded training does not depend on what is measured.
-    weight = torch.ones(x.shape[1], 1, len(rows), len(columns), device=x.device)
+    weight = torch.ones(x.shape[1], 1, len(rows), len(columns), device=x.device, dtype=x.dtype)
     # Backends can share a function, which is timed once.
     functions: dict[Callable, str] = {}
     for name, backend in candidates.items():
@@ -109,7 +109,7 @@ def _measure(candidates: Mapping[str, ModuleType], x: Tensor, rows: Sequence[int
         try:
             times[name] = _seconds(call, x.device)
         except Exception as error:  # such as no memory, or a shape that a library does not support: use another backend
-            errors.append(error)
+            errors.append(error.with_traceback(None))  # the traceback would keep the candidate's memory
     if not times:
         raise errors[0]
     return min(times, key=times.__getitem__)

@@ -26,7 +26,7 @@ def depthwise_conv2d(
         backend: 'auto', or one of :func:`mmpelk.ops.available_backends`. 'auto' selects the backend with the least predicted time,
             or on GPUs the one measured to be fastest.
         partial: Whether the input may have more channels than the weight. The first C channels are then convolved, and the others
-            pass unchanged (Eq. 4-6). One map holds both, so nothing is split or concatenated.
+            pass unchanged (Eq. 4-6). One map holds both, so nothing is split or concatenated. Under autocast, all channels are cast.
 
     Returns:
         A map of the shape, type, and memory format of the input; under autocast, of the autocast type. 'fft' and 'native' compute
@@ -148,6 +148,6 @@ def _check_bias(bias: Tensor | None, channels: int) -> None:
 
 def _taps_inside(length: int, product: Tensor) -> Tensor:
     """(length, k): 1 where a tap lies inside the map, for each position and offset along one axis."""
-    k = product.shape[-1]
-    target = torch.arange(length)[:, None] + torch.arange(k) - k // 2
+    k, device = product.shape[-1], product.device
+    target = torch.arange(length, device=device)[:, None] + torch.arange(k, device=device) - k // 2
     return ((target >= 0) & (target < length)).to(product)

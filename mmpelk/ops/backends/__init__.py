@@ -10,6 +10,7 @@ the map.
   measured instead.
 - ``forward(input, weight, bias, rows, columns, out=None)`` computes the output, (N, C, H, W), in the input's type. ``out`` may be any
   view of this shape and type, such as some channels of a larger map.
+- ``MAX_CELLS``, if a backend has it, is the largest number of columns of cells that its ``forward`` takes.
 - ``weight_grad(grad, input, rows, columns)`` computes the gradient of the weight in the input's type. The gradient of the input is
   ``forward`` with the kernel rotated by 180 degrees.
 """
@@ -102,7 +103,9 @@ def choose_backend(name: str, input: Tensor, rows: Sequence[int], columns: Seque
     """
     check_backend_name(name)
     if name == 'auto':
-        candidates = {n: BACKENDS[n] for n in reversed(available_backends(input.device, input.dtype))}
+        available = reversed(available_backends(input.device, input.dtype))
+        limits = {name: getattr(BACKENDS[name], 'MAX_CELLS', len(columns)) for name in available}
+        candidates = {name: BACKENDS[name] for name, limit in limits.items() if backward or len(columns) <= limit}
         if input.device.type == 'cuda':
             chosen = fastest(candidates, input, rows, columns, backward)
         else:

@@ -23,7 +23,9 @@ CACHE_BYTES, MAX_BYTES = 2**21, 2**28
 
 @cache
 def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Return why this backend cannot run there, or None. Torch can be built without FFTs, and some devices have none."""
+    """Return why this backend cannot run there, or None. Torch can be built without FFTs for CPUs, and some devices have none."""
+    if device.type == 'cuda':  # always has them, and a trial could fail for lack of memory or in the capture of a CUDA graph
+        return None
     try:
         torch.fft.rfft(torch.zeros(2, device=device))
     except RuntimeError as error:

@@ -1,6 +1,7 @@
 """The Triton kernels against the float64 loops, on a GPU or else in Triton's interpreter."""
 
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,9 @@ from reference import correlate
 
 from mmpelk.ops import SharingGrid, available_backends, depthwise_conv2d, describe_backends, peripheral_conv2d
 from mmpelk.ops.backends import BACKENDS, choose_backend
+from mmpelk.ops.backends import triton as triton_backend
+from mmpelk.ops.backends.triton import taps
+from mmpelk.ops.cells import crop
 from mmpelk.utils.errors import InputError
 
 pytest.importorskip('triton', minversion='3', reason='there is no Triton, or one whose language lacks what the kernels need')
@@ -73,10 +77,72 @@ def test_parts_and_other_layouts(backend, monkeypatch):
         assert_same_bits([output[:, -passed:]], [x[:, -passed:]])
 
 
-def test_taps_refuse_large_dense_kernels():
+def test_taps_refuse_large_dense_kernels(monkeypatch):
     x, w = torch.randn(1, 1, 20, 20, device=DEVICE), torch.randn(1, 1, 31, 31, device=DEVICE)
     with pytest.raises(InputError, match='at most 24 columns of cells, got 31'):
         depthwise_conv2d(x, w, backend='taps')
+    # 'auto' does not even consider it.
+    monkeypatch.setattr('mmpelk.ops.backends.fastest', lambda candidates, *_: candidates[max(candidates)])
+    x = SimpleNamespace(device=torch.device('cuda'), dtype=x.dtype, shape=x.shape)
+    monkeypatch.setattr('mmpelk.ops.backends.available_backends', lambda device, dtype: ('dense', 'fft', 'taps'))
+    assert choose_backend('auto', x, (1,) * 31, (1,) * 31) is BACKENDS['fft']
+    assert choose_backend('auto', x, (1,) * 5, (1,) * 5) is BACKENDS['taps']
+    assert choose_backend('auto', x, (1,) * 31, (1,) * 31, backward=True) is BACKENDS['taps']
+
+
+def test_few_kernels_of_taps_are_compiled_for_cropped_grids():
+    """Widening the outermost cells changes nothing, because they already reach across the map (see the loops above)."""
+    cells = SharingGrid.peripheral(67, 7).cells
+    compiled = {taps.widened(crop(cells, width)[0], width) for width in range(24, 34)}
+    assert len(compiled) <= 3 and all(sum(columns) // 2 % 8 == 0 for columns in compiled)
+    assert taps.widened(cells, 35) == tuple(cells) and taps.widened((3,), 2) == (17,)
+
+
+def test_no_axis_of_a_grid_can_overflow(monkeypatch):
+    """CUDA allows 65535 programs along the second axis. The first one takes 2**31."""
+    grids = []
+
+    class Kernels:
+        def __getitem__(self, grid):
+            grids.append(grid)
+            return lambda *args, **constants: None
+
+    monkeypatch.setattr(triton_backend, '_kernels', lambda: SimpleNamespace(box_means=Kernels()))
+    x = torch.empty(256, 384, 14, 14, dtype=torch.bfloat16, device='meta')
+    triton_backend.box_means(x, (1,), 0)
+    assert grids == [(256 * 384,)]
+
+
+class FakeTuner:
+    """Stands for a kernel with Triton's autotuner, which finds the last block the fastest."""
+
+    def __init__(self, blocks):
+        self.configs, self.best_config = list(blocks), None
+
+    def __getitem__(self, grid):
+        return self.run
+
+    def run(self, *arguments, **constants):
+        self.best_config = self.configs[-1]
+        launched.append(self.best_config)
+
+
+launched = []
+
+
+def test_where_nothing_is_timed_the_block_of_an_earlier_call_is_used(monkeypatch):
+    monkeypatch.setattr(triton_backend, '_FASTEST', {})
+    launched.clear()
+    x = torch.zeros(1)
+    for tune, size in ((False, 5), (True, 5), (False, 5), (False, 6)):
+        triton_backend.launch(FakeTuner, ((1,), (2,), (3,)), tune, (1,), x, size, PRECISION='ieee')
+    triton_backend.launch(FakeTuner, ((1,), (2,), (3,)), False, (1,), x.half(), 5, PRECISION='ieee')
+    torch.use_deterministic_algorithms(True)
+    try:
+        triton_backend.launch(FakeTuner, ((1,), (2,), (3,)), False, (1,), x, 5, PRECISION='ieee')
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert launched == [(1,), (3,), (3,), (1,), (1,), (1,)]
 
 
 @pytest.mark.parametrize('kernel', [(1, 1), (5, 31), (151, 7)])
@@ -141,9 +207,33 @@ def test_compiles_without_graph_breaks():
         torch.testing.assert_close(grad, reference)
 
 
-def test_opcheck():
+@pytest.mark.parametrize('backend', ['taps', 'triton'])
+def test_opcheck(backend):
     x, w, bias = (torch.randn(shape, device=DEVICE, requires_grad=True) for shape in ((2, 2, 5, 6), (2, 1, 3, 3), (2,)))
-    torch.library.opcheck(torch.ops.mmpelk.depthwise_conv2d.default, (x, w, bias, (1, 1, 1), (2, 1, 2), 0, 'triton'))
+    cells = (1, 1, 1), (2, 1, 2)
+    torch.library.opcheck(torch.ops.mmpelk.depthwise_conv2d.default, (x, w, bias, *cells, 0, backend))
+    torch.library.opcheck(torch.ops.mmpelk.depthwise_conv2d_weight_grad.default, (torch.randn_like(x), x, *cells, backend))
+
+
+@pytest.mark.parametrize('backend', ['taps', 'triton'])
+def test_second_order_forward_mode_and_vmap(backend):
+    grid = SharingGrid.from_half([2, 1])
+    x, w = torch.randn(2, 2, 4, 5, device=DEVICE), torch.randn(2, 1, 3, 3, device=DEVICE)
+
+    def results(backend):
+        def loss(x, w):
+            return peripheral_conv2d(x, w, grid, backend=backend).pow(3).sum()
+
+        def penalty(x, w):
+            return sum(grad.square().sum() for grad in torch.func.grad(loss, (0, 1))(x, w))
+
+        second = torch.func.grad(penalty, (0, 1))(x, w)
+        tangent = torch.func.jvp(loss, (x, w), (x.flip(0), w.flip(0)))[1]
+        mapped = torch.vmap(torch.func.grad(loss, (0, 1)))(torch.stack((x, 2 * x)), torch.stack((w, w.flip(1))))
+        return *second, tangent, *mapped
+
+    for value, expected in zip(results(backend), results('dense'), strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())
 
 
 def test_describe_backends_reports_why_triton_cannot_run(monkeypatch):

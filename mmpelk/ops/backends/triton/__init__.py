@@ -6,12 +6,13 @@ its accuracy. Half types are multiplied without conversion. All sums are float32
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from itertools import accumulate
 from types import ModuleType
 from typing import NamedTuple
@@ -33,6 +34,8 @@ BLOCKS = {
     ('weight_grad', 2): ((64, 64, 64, 4, 4), (128, 64, 64, 8, 3), (32, 64, 64, 4, 4)),
     ('weight_grad', 4): ((32, 64, 32, 4, 3), (64, 64, 32, 8, 3), (32, 64, 32, 8, 3)),
 }
+# The block that was the fastest for a kernel, its arguments' type, and a class of sizes.
+_FASTEST: dict[tuple, tuple[int, ...]] = {}
 # The maps of means are written and read again in parts of this size, which the L2 cache of an A100 or H100 can hold.
 MAPS_BYTES = 2**25
 ALIGNMENT = 16
@@ -145,10 +148,10 @@ def _correlate(
 
         with LOCK, on_device(x.device):
             maps = box_means(x[:, part], cells.heights, cells.pad)
-            _tuned('correlate', choices, tune)[grid](
-                maps, used, biases[part], result, cells.kinds, cells.shifts, n, c, h, w, len(rows), len(cells.heights), reach, offset,
-                *maps.shape[3:], 2 * offset, *result.stride()[:3], size_class(n * h * w, w, taps),
-                HAS_BIAS=bias is not None, PRECISION=_precision(x.device), SHIFTS=shifts,
+            launch(
+                _correlate_kernel, choices, tune, grid, maps, used, biases[part], result, cells.kinds, cells.shifts,
+                n, c, h, w, len(rows), len(cells.heights), reach, offset, *maps.shape[3:], 2 * offset, *result.stride()[:3],
+                size_class(n * h * w, w, taps), HAS_BIAS=bias is not None, PRECISION=_precision(x.device), SHIFTS=shifts,
             )  # fmt: skip
 
 
@@ -170,12 +173,13 @@ def _weight_grad(x: Tensor, up: Tensor, rows: Sequence[int], columns: Sequence[i
         with LOCK, on_device(x.device):
             maps, ups = box_means(x[:, part], cells.heights, cells.pad), box_means(up[:, part], (1,), 0)
             c = maps.shape[0]
-            partial = x.new_empty(c, len(rows), programs, len(columns), dtype=torch.float32)
-            _tuned('weight_grad', choices, tune)[(c * len(rows) * programs,)](
-                maps, ups, partial, cells.kinds, cells.shifts, cells.sizes, lefts, widths, n, h, w, len(rows), len(columns),
-                len(cells.heights), taps, chunks, *maps.shape[3:], size_class(n * h * w, w, taps), PRECISION=_precision(x.device),
+            sums = x.new_empty(c, len(rows), programs, len(columns), dtype=torch.float32)
+            launch(
+                _weight_grad_kernel, choices, tune, (c * len(rows) * programs,), maps, ups, sums, cells.kinds,
+                cells.shifts, cells.sizes, lefts, widths, n, h, w, len(rows), len(columns), len(cells.heights), taps, chunks,
+                *maps.shape[3:], size_class(n * h * w, w, taps), PRECISION=_precision(x.device),
             )  # fmt: skip
-        grads.append(partial.sum(2))
+        grads.append(sums.sum(2))
     return torch.cat(grads)[:, None]
 
 
@@ -203,8 +207,9 @@ def box_means(x: Tensor, heights: tuple[int, ...], pad: int, channels_last: bool
     size = (h + pad) * pitch
     # A warp reads adjacent numbers: columns, or channels in channels_last.
     channels, positions = (32, 32) if channels_last or x.stride(3) != 1 else (1, 1024)
-    _kernels().box_means[(-(-size // positions), n * -(-c // channels))](
-        x, int32(heights, x.device), maps, n, c, h, w, len(heights), pad, *x.stride(), h + pad, pitch, *strides,
+    blocks = -(-size // positions)
+    _kernels().box_means[(blocks * n * -(-c // channels),)](
+        x, int32(heights, x.device), maps, blocks, n, c, h, w, len(heights), pad, *x.stride(), h + pad, pitch, *strides,
         CHANNELS=channels, POSITIONS=positions,
     )  # fmt: skip
     return maps
@@ -224,16 +229,53 @@ def _kernels() -> ModuleType:
     return kernels
 
 
+def launch(
+    kernel: Callable, blocks: tuple[tuple[int, ...], ...], tune: bool, grid: object, *arguments: object, **constants: object
+) -> None:
+    """Launch a kernel with the fastest of its blocks.
+
+    Where nothing may be timed, as while a CUDA graph is captured, the block of an earlier call is used, or the first one. In
+    deterministic mode it is always the first one.
+
+    Args:
+        kernel: Returns the kernel with Triton's autotuner for given blocks.
+        blocks: Blocks to choose from.
+        tune: Whether Triton may time them, once for each class of sizes.
+        grid: Number of programs, or a function of the block that returns it.
+        arguments: Arguments of the kernel. The last one is the class of sizes.
+        constants: Constants of the kernel.
+    """
+    first = arguments[0]
+    key = kernel, blocks, first.device, first.dtype, arguments[-1], *constants.values()
+    if not tune:
+        blocks = (blocks[0] if torch.are_deterministic_algorithms_enabled() else _FASTEST.get(key, blocks[0]),)
+    tuned = kernel(blocks)
+    tuned[grid](*arguments, **constants)
+    if tune:
+        _FASTEST[key] = blocks[tuned.configs.index(tuned.best_config)]
+
+
 @cache
-def _tuned(name: str, blocks: tuple[tuple[int, ...], ...], tune: bool) -> Callable:
-    """Return a kernel that uses the fastest of ``blocks`` if ``tune`` is set, and the first otherwise."""
+def _autotuner(name: str, blocks: tuple[tuple[int, ...], ...]) -> Callable:
+    """Return a kernel that uses the fastest of ``blocks``."""
     import triton
 
     configs = [
         triton.Config(dict(ROWS=rows, COLUMNS=columns, SOURCES=sources), num_warps=warps, num_stages=stages)
-        for rows, columns, sources, warps, stages in (blocks if tune else blocks[:1])
+        for rows, columns, sources, warps, stages in blocks
     ]
-    return triton.autotune(configs, key=['size_class'])(getattr(_kernels(), name))
+    return triton.autotune(configs, key=['size_class'], **autotune_options())(getattr(_kernels(), name))
+
+
+_correlate_kernel, _weight_grad_kernel = partial(_autotuner, 'correlate'), partial(_autotuner, 'weight_grad')
+
+
+@cache
+def autotune_options() -> dict[str, bool]:
+    """Return the options of Triton's autotuner. Where it can, it keeps its times in a file beside the compiled kernels."""
+    import triton
+
+    return dict(cache_results=True) if 'cache_results' in inspect.signature(triton.autotune).parameters else {}
 
 
 @cache

@@ -14,9 +14,9 @@ import triton
 import triton.language as tl
 
 
-@triton.jit(do_not_specialize=['images', 'channels', 'height', 'width', 'kinds', 'pad', 'rows'])
+@triton.jit(do_not_specialize=['blocks', 'images', 'channels', 'height', 'width', 'kinds', 'pad', 'rows'])
 def box_means(
-    x, heights, maps, images, channels, height, width, kinds, pad, stride_n, stride_c, stride_h, stride_w, rows, pitch,
+    x, heights, maps, blocks, images, channels, height, width, kinds, pad, stride_n, stride_c, stride_h, stride_w, rows, pitch,
     maps_c, maps_t, maps_n, maps_p, CHANNELS: tl.constexpr, POSITIONS: tl.constexpr,
 ):  # fmt: skip
     """Average the map over boxes of rows, for each distinct height of a cell.
@@ -27,12 +27,14 @@ def box_means(
         x: (images, channels, height, width), with any strides.
         heights: (kinds,), int32, increasing.
         maps: The result. ``rows`` is height + pad, and ``pitch`` at least the width; the columns after the width are zero.
+        blocks: The number of programs for CHANNELS channels of an image.
         pad: The largest height minus 1.
         maps_c, maps_t, maps_n, maps_p: Strides of the result by channel, height, image, and position, which is i * pitch + j.
     """
-    position = tl.program_id(0) * POSITIONS + tl.arange(0, POSITIONS)
-    image = tl.program_id(1) % images
-    channel = tl.program_id(1) // images * CHANNELS + tl.arange(0, CHANNELS)
+    program = tl.program_id(0)  # the other axes of a grid have at most 65535 programs
+    position = program % blocks * POSITIONS + tl.arange(0, POSITIONS)
+    image = program // blocks % images
+    channel = program // (blocks * images) * CHANNELS + tl.arange(0, CHANNELS)
     row, column = position // pitch - pad, position % pitch
     source = x + image.to(tl.int64) * stride_n + channel.to(tl.int64)[:, None] * stride_c + column[None, :] * stride_w
     inside = (channel < channels)[:, None] & (column < width)[None, :]
@@ -45,9 +47,10 @@ def box_means(
         for offset in range(done, size):
             here = row + offset
             mask = inside & ((here >= 0) & (here < height))[None, :]
-            total += tl.load(source + (here * stride_h)[None, :], mask=mask, other=0.0).to(tl.float32)
+            total += tl.load(source + (here.to(tl.int64) * stride_h)[None, :], mask=mask, other=0.0).to(tl.float32)
         done = size
-        tl.store(target + kind * maps_t, (total * (1.0 / size)).to(maps.dtype.element_ty), mask=written)
+        tl.store(target, (total * (1.0 / size)).to(maps.dtype.element_ty), mask=written)
+        target += maps_t
 
 
 @triton.jit(do_not_specialize=['row_cells', 'column_cells', 'taps', 'offset'])
@@ -128,7 +131,7 @@ def correlate(
     for step in range(chunks * row_cells):
         cell, start = step % row_cells, tl.multiple_of(begin + step // row_cells * SOURCES, 16)
         inside = (valid & (line + shift >= 0) & (line + shift < rows))[:, None] & (start + source < pitch)[None, :]
-        at = tl.multiple_of((kind * images * rows + shift) * pitch + start, 16)
+        at = tl.multiple_of((kind.to(tl.int64) * images * rows + shift) * pitch + start, 16)
         means = tl.load(lines + at, mask=inside, other=0.0)
         toeplitz = tl.load(factor + tl.multiple_of(cell * SHIFTS * length + first - start, 16))
         total = _add_product(total, means, toeplitz, PRECISION)

@@ -16,7 +16,11 @@ from torch import Tensor
 from mmpelk.ops.autotune import may_measure
 from mmpelk.utils.errors import InputError
 
-from . import LOCK, MAPS_BYTES, box_means, cost, details, on_device, padded, row_cells, size_class, weight_grad, why_unavailable
+from . import (
+    LOCK, MAPS_BYTES, autotune_options, box_means, cost, details, launch, on_device, padded, row_cells, size_class, weight_grad,
+    why_unavailable,
+)  # fmt: skip
+from . import unavailable as products_unavailable
 
 __all__ = ['cost', 'details', 'forward', 'unavailable', 'weight_grad']
 
@@ -25,11 +29,13 @@ __all__ = ['cost', 'details', 'forward', 'unavailable', 'weight_grad']
 BLOCKS = ((8, 16, 16, 4), (4, 32, 16, 4))
 # A kernel is compiled for each grid, and its code grows with the borders.
 MAX_CELLS = 24
+# Kernels that are cropped to the map are rounded up to a multiple of this radius, so that few of them are compiled.
+RADIUS_STEP = 8
 
 
 def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Return why this backend cannot run there, or None if it can."""
-    return why_unavailable(device, dtype, _probe)
+    """Return why this backend cannot run there, or None if it can. The gradient of the weight needs the kernels of ``triton``."""
+    return products_unavailable(device, dtype) or why_unavailable(device, dtype, _probe)
 
 
 def _probe(x: Tensor) -> None:
@@ -50,8 +56,17 @@ def forward(
         raise InputError(f"backend 'taps' takes kernels of at most {MAX_CELLS} columns of cells, got {len(columns)}; use 'auto'")
     direct = out is not None and out.stride(1) == 1
     y = out if direct else torch.empty_like(input, memory_format=torch.channels_last)
-    _taps(input, weight, bias, rows, columns, y, may_measure(input.device))
+    _taps(input, weight, bias, rows, widened(columns, input.shape[3]), y, may_measure(input.device))
     return y if out is None or direct else out.copy_(y)
+
+
+def widened(columns: Sequence[int], width: int) -> tuple[int, ...]:
+    """Widen the outermost cells of a kernel that reaches across the whole map. The added taps are outside the map at every position."""
+    radius = sum(columns) // 2
+    added = -radius % RADIUS_STEP if radius >= width - 1 else 0
+    if len(columns) == 1:
+        return (columns[0] + 2 * added,)
+    return columns[0] + added, *columns[1:-1], columns[-1] + added
 
 
 def _taps(
@@ -75,10 +90,10 @@ def _taps(
 
         with LOCK, on_device(x.device):
             maps = box_means(maps_of, cells.heights, cells.pad, channels_last=True)
-            _tuned(blocks(w), tune)[grid](
-                maps, steps, bias, result, cells.kinds, cells.shifts, images, c, h, w, len(rows), maps.shape[2], maps.shape[4],
-                result.stride(0), result.stride(2), result.stride(3), size_class(images * h * w, w, sum(columns)),
-                EDGES=(0, *accumulate(columns)), HAS_BIAS=bias is not steps,
+            launch(
+                _kernel, blocks(w), tune, grid, maps, steps, bias, result, cells.kinds, cells.shifts, images, c, h, w,
+                len(rows), maps.shape[2], maps.shape[4], result.stride(0), result.stride(2), result.stride(3),
+                size_class(images * h * w, w, sum(columns)), EDGES=(0, *accumulate(columns)), HAS_BIAS=bias is not steps,
             )  # fmt: skip
 
 
@@ -89,14 +104,14 @@ def blocks(width: int) -> tuple[tuple[int, ...], ...]:
 
 
 @cache
-def _tuned(choices: tuple[tuple[int, ...], ...], tune: bool) -> Callable:
-    """Return the kernel, which uses the fastest of ``choices`` if ``tune`` is set, and the first otherwise."""
+def _kernel(blocks: tuple[tuple[int, ...], ...]) -> Callable:
+    """Return the kernel, which uses the fastest of ``blocks``."""
     import triton
 
     from . import taps_kernel
 
     configs = [
         triton.Config(dict(ROWS=rows, CHANNELS=channels, COLUMNS=columns), num_warps=warps)
-        for rows, channels, columns, warps in (choices if tune else choices[:1])
+        for rows, channels, columns, warps in blocks
     ]
-    return triton.autotune(configs, key=['size_class', 'EDGES'])(taps_kernel.taps)
+    return triton.autotune(configs, key=['size_class', 'EDGES'], **autotune_options())(taps_kernel.taps)
