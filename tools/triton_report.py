@@ -1,11 +1,14 @@
 """Compile every variant of the Triton kernels, and print its registers, spills, and shared memory. No GPU is needed.
 
+The exit code is 1 if a variant spills registers to memory.
+
 With --bounds, print instead how long each backend must take at least on an A100 and an H100, by counting.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 
 from mmpelk.analysis.gpu_bounds import bound_lines
 from mmpelk.analysis.gpu_page import variant_lines
@@ -22,9 +25,16 @@ def main() -> None:
         default=CAPABILITIES,
         help='compute capabilities, such as 90 for 9.0; default: %(default)s',
     )
+    parser.add_argument('--kernel-size', type=int, default=51, help="K, on which only 'taps' depends; default: %(default)s")
     parser.add_argument('--bounds', action='store_true', help='print counts and bounds instead')
     args = parser.parse_args()
-    print('\n'.join(bound_lines() if args.bounds else variant_lines(compile_variants(args.capabilities))))
+    if args.bounds:
+        print('\n'.join(bound_lines()))
+        return
+    rows = compile_variants(args.capabilities, kernel_size=args.kernel_size)
+    print('\n'.join(variant_lines(rows)))
+    if spilling := sum(row['stack'] > 0 for row in rows):
+        sys.exit(f'{spilling} of {len(rows)} variants spill registers to memory')
 
 
 if __name__ == '__main__':

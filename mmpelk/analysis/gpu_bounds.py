@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 import torch
 
-from mmpelk.ops import SharingGrid
 from mmpelk.ops.backends import triton as backend
 from mmpelk.ops.backends.triton import taps
 from mmpelk.ops.cells import crop
 
-from .operator_benchmark import GPU_SHAPES, Shape
+from .operator_benchmark import GPU_SHAPES, Shape, default_grid
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,8 @@ GPUS = (
 )
 # Instructions for each value that 'taps' loads: the load, its mask, its address, and the addition to the prefix sum.
 PER_LOAD = 4
+# Kernels of torch that compute the differences of the weights for 'taps'.
+PREPARING_TAPS = 5
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Work:
         slots: Instructions by thread, for 'taps' only.
         memory: Bytes to and from memory if the maps of means stay in the cache.
         cache: Bytes that the programs read, and the maps of means that are written.
+        launches: Kernels that are launched. Their time is not part of the bounds.
     """
 
     products: float = 0
@@ -59,6 +61,7 @@ class Work:
     slots: float = 0
     memory: float = 0
     cache: float = 0
+    launches: int = 0
 
     def bounds(self, gpu: Gpu, itemsize: int) -> dict[str, float]:
         """Return the least time in microseconds that each resource needs."""
@@ -87,7 +90,10 @@ def product_work(shape: Shape, dtype: torch.dtype) -> Work:
     products = n * c * size * len(cells) * read * columns * (3 if dtype == torch.float32 else 1)
     maps = n * c * size * len(cells) * read
     factors = c * -(-n * size // rows) * len(cells) * read * columns
-    return Work(products=products, memory=base.memory, cache=base.cache + (maps + factors) * dtype.itemsize)
+    parts = len(list(backend.channel_parts(*_means(shape, dtype))))
+    return Work(
+        products=products, memory=base.memory, cache=base.cache + (maps + factors) * dtype.itemsize, launches=1 + 2 * parts
+    )
 
 
 def taps_work(shape: Shape, dtype: torch.dtype, block: Sequence[int] | None = None) -> Work:
@@ -98,13 +104,26 @@ def taps_work(shape: Shape, dtype: torch.dtype, block: Sequence[int] | None = No
     computed = n * -(-c // channels) * channels * size * -(-size // columns) * columns
     fused = computed * len(cells) * (len(cells) + 1)
     loads = computed * len(cells) * (columns + sum(cells) - 1) / columns
-    return Work(fused=fused, slots=fused + PER_LOAD * loads, memory=base.memory, cache=base.cache + loads * dtype.itemsize)
+    return Work(
+        fused=fused,
+        slots=fused + PER_LOAD * loads,
+        memory=base.memory,
+        cache=base.cache + loads * dtype.itemsize,
+        launches=PREPARING_TAPS + 2 * -(-n // taps.images_at_once(*_means(shape, dtype))),
+    )
+
+
+def _means(shape: Shape, dtype: torch.dtype) -> tuple[torch.Tensor, int, int]:
+    """Return a map without values, the number of its maps of means, and the rows that are added to them."""
+    n, c, size, _ = shape
+    cells, _ = _common(shape, dtype)
+    return torch.empty(n, c, size, size, dtype=dtype, device='meta'), len(set(cells)), max(cells) - 1
 
 
 def _common(shape: Shape, dtype: torch.dtype) -> tuple[tuple[int, ...], Work]:
     """Return the cropped cells, and the bytes that both backends move."""
     n, c, size, k = shape
-    cells = crop(SharingGrid.peripheral(k, 7 if k > 51 else 5).cells, size)[0]
+    cells = crop(default_grid(k).cells, size)[0]
     outputs = n * c * size * size
     written = n * c * len(set(cells)) * (size + max(cells) - 1) * size
     return cells, Work(memory=2 * outputs * dtype.itemsize, cache=written * dtype.itemsize)
@@ -112,7 +131,7 @@ def _common(shape: Shape, dtype: torch.dtype) -> tuple[tuple[int, ...], Work]:
 
 def bound_lines(shapes: Sequence[Shape] = GPU_SHAPES) -> list[str]:
     """Return a table of the counts and bounds."""
-    names = ['(N, C, H = W, K)', 'type', 'backend', 'multiply-adds an output', 'bytes from L2 an output']
+    names = ['(N, C, H = W, K)', 'type', 'backend', 'multiply-adds an output', 'bytes from L2 an output', 'launches']
     names += [f'{gpu.name}, us' for gpu in GPUS] + [f'{gpu.name}, copy of the map' for gpu in GPUS]
     lines = [f'| {" | ".join(names)} |', '|---' * len(names) + '|']
     for shape in shapes:
@@ -120,7 +139,7 @@ def bound_lines(shapes: Sequence[Shape] = GPU_SHAPES) -> list[str]:
             for name, work in (('triton', product_work(shape, dtype)), ('taps', taps_work(shape, dtype))):
                 outputs = shape[0] * shape[1] * shape[2] ** 2
                 cells = [str(shape), str(dtype).removeprefix('torch.'), name]
-                cells += [f'{(work.products + work.fused) / outputs:.0f}', f'{work.cache / outputs:.0f}']
+                cells += [f'{(work.products + work.fused) / outputs:.0f}', f'{work.cache / outputs:.0f}', str(work.launches)]
                 for gpu in GPUS:
                     bounds = work.bounds(gpu, dtype.itemsize)
                     limit = max(bounds, key=bounds.__getitem__)

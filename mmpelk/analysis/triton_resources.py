@@ -11,10 +11,11 @@ from pathlib import Path
 
 import torch
 
-from mmpelk.ops import SharingGrid
 from mmpelk.ops.backends import triton as backend
 from mmpelk.ops.backends.triton import taps
 from mmpelk.utils.errors import InputError
+
+from .operator_benchmark import default_grid
 
 CAPABILITIES = (80, 90)  # A100, H100
 NAMES = {torch.float32: 'fp32', torch.float16: 'fp16', torch.bfloat16: 'bf16'}
@@ -24,20 +25,21 @@ FLOAT32 = ('bias', 'partial', 'steps')
 ALIGNED = ('pitch', 'length')
 KERNELS = ('correlate', 'taps', 'weight_grad', 'box_means', 'spread_taps')
 WIDTH = 128
-GRID = SharingGrid.peripheral(51)
 
 
 def compile_variants(
     capabilities: Sequence[int] = CAPABILITIES,
     dtypes: Sequence[torch.dtype] = tuple(NAMES),
     kernels: Sequence[str] = KERNELS,
+    kernel_size: int = 51,
 ) -> list[dict]:
-    """Compile the kernels with all blocks, for maps of at least 128 columns, and ``taps`` for K = 51.
+    """Compile the kernels with all blocks, for maps of at least 128 columns.
 
     Args:
         capabilities: Compute capabilities, such as 90 for 9.0.
         dtypes: Types of the maps.
         kernels: Names of the kernels.
+        kernel_size: K of the default grid, which only ``taps`` depends on.
 
     Returns:
         For each variant: ``kernel``, ``capability``, ``dtype``, ``block`` (rows, columns, source columns, warps, and stages; for ``taps``
@@ -50,7 +52,7 @@ def compile_variants(
     if os.environ.get('TRITON_INTERPRET') == '1':
         raise InputError('kernels cannot be compiled with TRITON_INTERPRET=1; unset it')
     return [
-        _compile(name, dtype, capability, block)
+        _compile(name, dtype, capability, block, default_grid(kernel_size).edges)
         for capability in capabilities
         for dtype in dtypes
         for name, blocks in (
@@ -65,7 +67,7 @@ def compile_variants(
     ]
 
 
-def _compile(name: str, dtype: torch.dtype, capability: int, block: tuple[int, ...] | None) -> dict:
+def _compile(name: str, dtype: torch.dtype, capability: int, block: tuple[int, ...] | None, edges: tuple[int, ...]) -> dict:
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -74,7 +76,7 @@ def _compile(name: str, dtype: torch.dtype, capability: int, block: tuple[int, .
 
     kernel = taps_kernel.taps if name == 'taps' else getattr(kernels, name)
     constants = dict(
-        HAS_BIAS=True, PRECISION='tf32x3', SHIFTS=16 // dtype.itemsize, BLOCK=128, CHANNELS=32, POSITIONS=32, EDGES=GRID.edges
+        HAS_BIAS=True, PRECISION='tf32x3', SHIFTS=16 // dtype.itemsize, BLOCK=128, CHANNELS=32, POSITIONS=32, EDGES=edges
     )
     options = {}
     if name == 'taps':

@@ -139,7 +139,7 @@ def _correlate(
         )  # fmt: skip
     # Without a bias, any pointer: HAS_BIAS is False and nothing reads it.
     biases = factors if bias is None else bias.float().contiguous()
-    for part in _channel_parts(x, len(cells.heights), cells.pad):
+    for part in channel_parts(x, len(cells.heights), cells.pad):
         result, used = y[:, part], factors[part]
         c = len(used)
 
@@ -169,7 +169,7 @@ def _weight_grad(x: Tensor, up: Tensor, rows: Sequence[int], columns: Sequence[i
     chunks = min(-(-w // sources), reached // sources + 1)
     programs = -(-w // width) * chunks
     grads = []
-    for part in _channel_parts(x, len(cells.heights) + 1, cells.pad):
+    for part in channel_parts(x, len(cells.heights) + 1, cells.pad):
         with LOCK, on_device(x.device):
             maps, ups = box_means(x[:, part], cells.heights, cells.pad), box_means(up[:, part], (1,), 0)
             c = maps.shape[0]
@@ -215,7 +215,7 @@ def box_means(x: Tensor, heights: tuple[int, ...], pad: int, channels_last: bool
     return maps
 
 
-def _channel_parts(x: Tensor, kinds: int, pad: int) -> Iterator[slice]:
+def channel_parts(x: Tensor, kinds: int, pad: int) -> Iterator[slice]:
     """Yield slices of channels whose maps of means need at most ``MAPS_BYTES``."""
     n, channels, h, w = x.shape
     step = max(1, MAPS_BYTES // max(1, kinds * n * (h + pad) * padded(w) * x.element_size()))

@@ -17,7 +17,18 @@ from mmpelk.ops.autotune import may_measure
 from mmpelk.utils.errors import InputError
 
 from . import (
-    LOCK, MAPS_BYTES, autotune_options, box_means, cost, details, launch, on_device, padded, row_cells, size_class, weight_grad,
+    LOCK,
+    MAPS_BYTES,
+    autotune_options,
+    box_means,
+    cost,
+    details,
+    launch,
+    on_device,
+    padded,
+    row_cells,
+    size_class,
+    weight_grad,
     why_unavailable,
 )  # fmt: skip
 from . import unavailable as products_unavailable
@@ -25,8 +36,8 @@ from . import unavailable as products_unavailable
 __all__ = ['cost', 'details', 'forward', 'unavailable', 'weight_grad']
 
 # (rows, channels, columns, warps) of a program. Triton times them once for each class of sizes. The first is used where timing is not
-# allowed. Columns are cut to the map. With 32 columns, the registers of sm_90 do not suffice.
-BLOCKS = ((8, 16, 16, 4), (4, 32, 16, 4))
+# allowed. Columns are cut to the map. More columns need fewer loads for each output, and more registers.
+BLOCKS = ((8, 16, 32, 4), (8, 16, 16, 4))
 # A kernel is compiled for each grid, and its code grows with the borders.
 MAX_CELLS = 24
 # Kernels that are cropped to the map are rounded up to a multiple of this radius, so that few of them are compiled.
@@ -80,9 +91,8 @@ def _taps(
     weights = F.pad(weight[:, 0].float() * cells.sizes[:, None], (1, 1))
     steps = F.pad(weights.diff().permute(1, 2, 0), (0, padded(c) - c)).contiguous()
     bias = steps if bias is None else bias.float().contiguous()  # without a bias, any pointer: nothing reads it
-    # Images are processed in parts, because parts of channels would leave threads idle.
-    map_bytes = len(cells.heights) * (h + cells.pad) * w * padded(c) * x.element_size()
-    for maps_of, result in zip(*(tensor.split(max(1, MAPS_BYTES // map_bytes)) for tensor in (x, y)), strict=True):
+    step = images_at_once(x, len(cells.heights), cells.pad)
+    for maps_of, result in zip(x.split(step), y.split(step), strict=True):
         images = len(result)
 
         def grid(block: dict, images: int = images) -> tuple[int]:
@@ -95,6 +105,12 @@ def _taps(
                 len(rows), maps.shape[2], maps.shape[4], result.stride(0), result.stride(2), result.stride(3),
                 size_class(images * h * w, w, sum(columns)), EDGES=(0, *accumulate(columns)), HAS_BIAS=bias is not steps,
             )  # fmt: skip
+
+
+def images_at_once(x: Tensor, kinds: int, pad: int) -> int:
+    """Return how many images' maps of means need at most ``MAPS_BYTES``. Parts of channels instead of images would leave threads idle."""
+    _, c, h, w = x.shape
+    return max(1, MAPS_BYTES // (kinds * (h + pad) * w * padded(c) * x.element_size()))
 
 
 def blocks(width: int) -> tuple[tuple[int, ...], ...]:

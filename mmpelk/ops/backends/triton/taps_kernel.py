@@ -53,7 +53,8 @@ def taps(
         prefix = tl.zeros((ROWS, CHANNELS), tl.float32)
         for column in tl.static_range(COLUMNS + extent - 1):
             mask = inside & ((begin + column >= 0) & (begin + column < width))[:, None]
-            prefix += tl.load(lines + column * pitch, mask=mask, other=0.0).to(tl.float32)
+            prefix += tl.load(lines, mask=mask, other=0.0).to(tl.float32)
+            lines += pitch  # the compiler would keep all products of a column and the pitch in registers
             for edge in tl.static_range(len(EDGES)):
                 if column + 1 - EDGES[edge] >= 0 and column + 1 - EDGES[edge] < COLUMNS:
                     added = total[column + 1 - EDGES[edge]] - step[edge] * prefix
