@@ -112,7 +112,7 @@ def operator_calls(
         dtype: Type of input and weight.
     """
     n, c, size, k = shape
-    grid = _grid(k)
+    grid = default_grid(k)
     wide = -(-8 * c // 3)
 
     def case(channels: int, kernels: list[tuple[int, int]], run: Callable, last: bool = False) -> Callable[[], object]:
@@ -186,7 +186,7 @@ def operator_work(shape: Shape, backward: bool) -> dict[str, int]:
         the multiply-adds of k' x (k' + 1) taps on sums (docs/operator.md).
     """
     n, c, size, k = shape
-    cells = crop(_grid(k).cells, size)[0]
+    cells = crop(default_grid(k).cells, size)[0]
     positions, passes = n * c * size * size, 3 if backward else 1
     return dict(
         values=positions * (5 if backward else 2),
@@ -195,5 +195,6 @@ def operator_work(shape: Shape, backward: bool) -> dict[str, int]:
     )
 
 
-def _grid(kernel_size: int) -> SharingGrid:
+def default_grid(kernel_size: int) -> SharingGrid:
+    """Return the grid of the benchmarks for a kernel size."""
     return SharingGrid.peripheral(kernel_size, min(kernel_size, 7 if kernel_size > 51 else 5))
