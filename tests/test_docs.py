@@ -85,7 +85,7 @@ def test_the_first_screen_of_the_readme():
         '51x51 kernels have 13x13 parameters per channel',
         '101x101 kernels 17x17',
         'Pretrained weights:** none',
-        'never run on a GPU',
+        '<!-- gpu status -->tested on CPUs',
         '**torch:** 2.1 or newer',
         'pip install -e .',
         "type='PeLK'",

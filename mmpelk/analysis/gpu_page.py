@@ -22,7 +22,7 @@ SENTENCES = {
         'status': 'tested on CPUs (`make test`). On a GPU ({device}), {checks} ([results](docs/benchmarks/gpu.md)).',
         'kernels': '[measured on a GPU](docs/benchmarks/gpu.md)',
     },
-    'CHANGELOG.md': {'status': ''},
+    'CHANGELOG.md': {'status': '', 'interpreter': ''},
     'docs/benchmarks/gpu.md': {'status': 'measured on {device}; {checks} ([results](#whether-the-targets-hold)).'},
     'docs/operator.md': {'kernels': '[measured on a GPU](benchmarks/gpu.md)', 'speed': 'are measured separately'},
     'docs/reproducing.md': {'throughput': 'The throughput on a GPU is [measured separately](benchmarks/gpu.md).'},
@@ -289,7 +289,10 @@ def _text(value: float | None, form: str) -> str:
 
 
 def _machine(results: dict) -> str:
-    return ', '.join(f'{key} {value}' for key, value in (results['machine'] or dict(device='unknown')).items()) + '.'
+    machine = results.get('machine')
+    return (
+        ', '.join(f'{key} {value}' for key, value in machine.items()) + '.' if isinstance(machine, dict) else 'Unknown machine.'
+    )
 
 
 def _header(*names: str) -> list[str]:
