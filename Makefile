@@ -11,6 +11,7 @@
 #   make test-transformers  Run the tests that need transformers, which OneDL's mmpretrain cannot be installed with.
 #   make test            Install everything, with mmcv's compiled operators, check the style, and run all tests.
 #   make gpu             Check and measure mmpelk on a GPU, for 9 minutes. Repeat it until nothing is missing. It installs nothing.
+#                        GPU_ARGS='--retry --minutes 20' passes options of tools/gpu.py.
 #   make gpu-docs        Write the results into the documentation.
 #   make sanitize        Run the native library's cases under AddressSanitizer, UndefinedBehaviorSanitizer, and ThreadSanitizer.
 #   make soak            Run all hostile inputs and an hour of training, as docs/robustness.md describes. It takes about two hours.
@@ -48,6 +49,7 @@ SETUP := TORCH=$(TORCH) bash tools/setup_env.sh $(VENV) $(STACK)
 .NOTPARALLEL:
 # GPU_PYTHON needs torch and Triton, and may have OpenMMLab.
 GPU_PYTHON ?= python3
+GPU_ARGS ?=
 
 .PHONY: demo demo-det demo-cls demo-grow demo-onnx demo-reach demo-transfer docs gpu gpu-docs wheel test test-torch test-transformers
 .PHONY: sanitize soak lint clean-demo env env-det env-onnx env-docs env-lint env-test env-torch
@@ -146,10 +148,10 @@ wheel:
 	ls dist
 
 gpu:
-	PYTHONPATH=. $(GPU_PYTHON) tools/gpu.py
+	PYTHONPATH=. $(GPU_PYTHON) tools/gpu.py $(GPU_ARGS)
 
 gpu-docs:
-	PYTHONPATH=. $(GPU_PYTHON) tools/gpu.py --write-docs
+	PYTHONPATH=. $(GPU_PYTHON) tools/gpu.py --write-docs $(GPU_ARGS)
 
 docs: env-docs
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet

@@ -85,7 +85,7 @@ def test_the_first_screen_of_the_readme():
         '51x51 kernels have 13x13 parameters per channel',
         '101x101 kernels 17x17',
         'Pretrained weights:** none',
-        'never run on a GPU',
+        '<!-- gpu status -->tested on CPUs',
         '**torch:** 2.1 or newer',
         'pip install -e .',
         "type='PeLK'",
@@ -109,7 +109,7 @@ def test_the_speed_table_of_the_readme_has_the_measured_numbers():
     assert len(rows) == 3
     for *shape, numbers in rows:
         times = measured[tuple(map(int, shape))]
-        names = ('F.conv2d', 'native', '7x7, 8/3 C', '7x7, 8/3 C, channels_last')
+        names = ('F.conv2d', 'auto', '7x7, 8/3 C', '7x7, 8/3 C, channels_last')
         for printed, name in zip(map(float, numbers.split('|')), names, strict=True):
             assert printed == pytest.approx(times[name]['median'], rel=0.02), (shape, name)
 

@@ -28,6 +28,15 @@ from mmpelk.analysis import gpu_page, gpu_session
 print(list(gpu_session.plan('cpu', gpu_session.SMALL)))
 """
 
+# What a machine with torch, Triton, and pytest collects: make gpu runs tests/ops there.
+COLLECTING_WITHOUT_OPENMMLAB = """
+import sys
+for name in ('mmengine', 'mmcv', 'mmseg', 'mmdet', 'mmpretrain'):
+    sys.modules[name] = None
+import pytest
+sys.exit(pytest.main(['-q', '--collect-only', '-p', 'no:cacheprovider', 'tests/ops']))
+"""
+
 CHANGES_NOTHING = """
 import sys
 import torch
@@ -75,6 +84,10 @@ def test_ops_needs_only_torch():
 
 def test_measuring_on_gpus_needs_only_torch():
     assert run(MEASURING_WITH_TORCH_ALONE)[-1].startswith("['checks', 'operator', 'inference', 'training'")
+
+
+def test_the_operator_tests_need_no_openmmlab():
+    assert any('test_derivatives.py::' in line for line in run(COLLECTING_WITHOUT_OPENMMLAB))
 
 
 def test_import_registers_classes_and_changes_nothing_else():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -15,9 +16,13 @@ import torch.nn.functional as F
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
+from mmpelk.ops import describe_backends, peripheral_conv2d
+from mmpelk.ops.backends import BACKENDS
+from mmpelk.utils.errors import first_line
+
 from . import gpu_checks, plain_networks
 from .benchmark_report import PRECISIONS
-from .operator_benchmark import GPU_SHAPES, SWEEP, operator_calls, operator_work
+from .operator_benchmark import GPU_SHAPES, SWEEP, Shape, default_grid, operator_calls, operator_work
 from .timing import interleaved
 from .triton_resources import compile_variants
 
@@ -25,6 +30,9 @@ TESTS = Path(__file__).parents[2] / 'tests'
 OPENMMLAB = all(find_spec(name) for name in ('mmengine', 'mmcv', 'mmseg', 'mmpretrain'))
 WIDE, SLAK = 'ConvNeXt-T x 1.3', 'SLaK-T, published'
 TRAINED = ('PeLK-T', 'PeLK-101-T', WIDE, 'SLaK-T')
+TEST_MODULES = ('pytest', 'hypothesis', 'numpy')
+# Bytes of the maps of means that are written and read again in one part.
+MAPS_BYTES = {'16 MB': 2**24, '32 MB': 2**25, '64 MB': 2**26, 'unlimited': 2**62}
 # The groups of tests/ops that run on a GPU, each in less than a few minutes.
 TEST_GROUPS = {
     'triton': ('tests/ops/backends/test_triton.py',),
@@ -69,22 +77,37 @@ SMALL = Scale(((1, 3, 9, 13),), (7,), ((2, 64),), (2, 64), 4, (('depths', (1, 1,
 def plan(device: str, scale: Scale) -> dict[str, dict[str, Callable[[], dict]]]:
     """Return the items of each step, in the order of their value. An item returns its result, which JSON can hold.
 
+    The names depend only on the type of the device and on the scale, and no kernel runs.
+
     Args:
         device: Device to measure.
         scale: How much to measure.
     """
     precisions = [name for name in ('bfloat16', 'float32', 'float16') if not scale.is_small or name == 'float32']
     steps: dict[str, dict[str, Callable[[], dict]]] = {'checks': gpu_checks.checks(device, scale.is_small)}
-    if torch.device(device).type == 'cuda':
-        steps['kernels'] = {'registers, spills, and shared memory': partial(kernel_resources, device)}
-    steps['operator'] = {
-        f'{precision}, {"forward and backward" if backward else "forward"}, {shape}': partial(
-            operator_times, shape, backward, device, precision, scale
-        )
-        for shape in scale.shapes
-        for precision in precisions
-        for backward in (False, True)
-    }
+    on_gpu, largest = torch.device(device).type == 'cuda', scale.shapes[0]
+
+    def operator_items(shapes: tuple, precisions: list[str]) -> dict[str, Callable[[], dict]]:
+        return {
+            f'{precision}, {"forward and backward" if backward else "forward"}, {shape}': partial(
+                operator_times, shape, backward, device, precision, scale
+            )
+            for shape in shapes
+            for precision in precisions
+            for backward in (False, True)
+        }
+
+    steps['operator'] = operator_items((largest,), precisions[:2])
+    if on_gpu:
+        for precision in precisions[:2]:
+            steps['operator'][f'{precision}, CUDA graph beside plain calls, {largest}'] = partial(
+                graph_times, largest, device, precision, scale
+            )
+            steps['operator'][f'{precision}, sizes of the parts, {largest}'] = partial(
+                part_times, largest, device, precision, scale
+            )
+    # The items above keep their places.
+    steps['operator'] |= operator_items(scale.shapes, precisions)
     steps['inference'] = {
         f'{precision}, batch {batch}, {size} px': partial(inference_times, batch, size, device, precision, scale)
         for batch, size in scale.inference
@@ -100,12 +123,13 @@ def plan(device: str, scale: Scale) -> dict[str, dict[str, Callable[[], dict]]]:
         for precision in precisions[:2]
         for name in (TRAINED[0], WIDE)
     }
-    if torch.device(device).type == 'cuda' and TESTS.is_dir():
+    if on_gpu:
+        steps['kernels'] = {'registers, spills, and shared memory': partial(kernel_resources, device)}
+    if on_gpu and TESTS.is_dir():
         steps['tests'] = {name: partial(run_tests, arguments) for name, arguments in TEST_GROUPS.items()}
-    first = scale.shapes[0][:3]
     steps['sweep'] = {
         f'{precision}, {"forward and backward" if backward else "forward"}, K = {k}': partial(
-            operator_times, (*first, k), backward, device, precision, scale
+            operator_times, (*largest[:3], k), backward, device, precision, scale
         )
         for precision in precisions
         for backward in (False, True)
@@ -129,7 +153,62 @@ def operator_times(shape: tuple, backward: bool, device: str, precision: str, sc
     calls = operator_calls(shape, backward, device, PRECISIONS[precision])
     times = interleaved(calls, device, scale.rounds, scale.budget)
     work = operator_work(shape, backward)
-    return dict(shape=shape, backward=backward, precision=precision, **work, ms={name: asdict(t) for name, t in times.items()})
+    lines = describe_backends(device, PRECISIONS[precision])
+    expected = gpu_checks.expected_backends(device, PRECISIONS[precision])
+    lacking = {name: lines[name] for name in expected if lines[name].startswith('unavailable')}
+    ms = {name: asdict(time) for name, time in times.items()}
+    return dict(shape=shape, backward=backward, precision=precision, **work, lacking=lacking, ms=ms)
+
+
+def graph_times(shape: Shape, device: str, precision: str, scale: Scale) -> dict:
+    """Time replays of CUDA graphs beside plain calls. What a plain call takes longer is the overhead of its launches."""
+    calls = {}
+    for backend in gpu_checks.TRITON_BACKENDS:
+        call = _forward_call(shape, device, precision, backend)
+        graph, _ = gpu_checks.capture(call, device)
+        calls |= {backend: call, f'{backend}, CUDA graph': graph.replay}
+    return _calls_times('CUDA graph beside plain calls', calls, shape, device, precision, scale)
+
+
+def part_times(shape: Shape, device: str, precision: str, scale: Scale) -> dict:
+    """Time the Triton backends with maps of means that are written in parts of several sizes (``MAPS_BYTES``)."""
+    calls = {}
+    for backend in gpu_checks.TRITON_BACKENDS:
+        call = _forward_call(shape, device, precision, backend)
+        calls |= {f'{backend}, {name}': partial(_with_parts, size, call) for name, size in MAPS_BYTES.items()}
+    return _calls_times('sizes of the parts', calls, shape, device, precision, scale)
+
+
+def _with_parts(size: int, call: Callable[[], object]) -> None:
+    with parts_of(size):
+        call()
+
+
+@contextmanager
+def parts_of(size: int) -> Iterator[None]:
+    """Set the largest size of the maps of means in bytes, and restore it afterwards."""
+    modules = [BACKENDS[name] for name in gpu_checks.TRITON_BACKENDS]
+    before = [module.MAPS_BYTES for module in modules]
+    try:
+        for module in modules:
+            module.MAPS_BYTES = size
+        yield
+    finally:
+        for module, value in zip(modules, before, strict=True):
+            module.MAPS_BYTES = value
+
+
+def _forward_call(shape: Shape, device: str, precision: str, backend: str) -> Callable[[], object]:
+    n, c, size, k = shape
+    grid = default_grid(k)
+    x = torch.randn(n, c, size, size, device=device, dtype=PRECISIONS[precision])
+    w = torch.randn(c, 1, grid.weight_size, grid.weight_size, device=device, dtype=PRECISIONS[precision])
+    return torch.no_grad()(partial(peripheral_conv2d, x, w, grid, backend=backend))
+
+
+def _calls_times(title: str, calls: dict, shape: Shape, device: str, precision: str, scale: Scale) -> dict:
+    times = interleaved(calls, device, scale.rounds, scale.budget)
+    return dict(title=title, shape=shape, precision=precision, ms={name: asdict(time) for name, time in times.items()})
 
 
 def inference_times(batch: int, size: int, device: str, precision: str, scale: Scale) -> dict:
@@ -167,18 +246,22 @@ def training_time(name: str, batch: int, size: int, device: str, precision: str,
 
 
 def largest_batches(name: str, size: int, device: str, precision: str, scale: Scale) -> dict:
-    """Time training steps at batches of 2, 4, 8, and so on, up to what fits into the memory."""
-    rows, batch = [], 2
-    while batch <= scale.largest_batch:
+    """Time training steps at batches of 2, 4, 8, and so on, up to what fits into the memory.
+
+    The result has the reason why the next batch failed. Libraries of CUDA report a lack of memory as errors of several types.
+    """
+    rows, batch, stopped = [], 2, None
+    while batch <= scale.largest_batch and not stopped:
         try:
             rows.append(training_time(name, batch, size, device, precision, scale))
-        except torch.cuda.OutOfMemoryError:
-            break
-        finally:
             if torch.device(device).type == 'cuda':
                 torch.cuda.empty_cache()
+        except Exception as error:
+            if not rows:
+                raise
+            stopped = f'batch {batch}: {type(error).__name__}: {first_line(error)}'
         batch *= 2
-    return dict(model=name, precision=precision, size=size, batches=rows)
+    return dict(model=name, precision=precision, size=size, batches=rows, stopped=stopped)
 
 
 def profile_step(name: str, batch: int, size: int, device: str, precision: str, scale: Scale) -> dict:
@@ -201,8 +284,8 @@ def profile_step(name: str, batch: int, size: int, device: str, precision: str, 
 
 def run_tests(arguments: tuple[str, ...]) -> dict:
     """Run a group of tests with pytest, and return its summary. The log has the failures."""
-    if not (find_spec('pytest') and find_spec('hypothesis')):
-        return dict(summary='not run: pytest or hypothesis is not installed; the checks need neither')
+    if lacking := [name for name in TEST_MODULES if not find_spec(name)]:
+        return dict(summary=f'not run: {" and ".join(lacking)} not installed; the checks need none of them', needs=lacking)
     command = [sys.executable, '-m', 'pytest', '-q', '--maxfail=20', '-p', 'no:cacheprovider', *arguments]
     result = subprocess.run(command, cwd=TESTS.parent, capture_output=True, text=True)
     print(result.stdout + result.stderr, flush=True)

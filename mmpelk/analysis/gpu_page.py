@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from mmpelk.utils.errors import InputError
-from mmpelk.utils.files import write_atomically
+from mmpelk.utils.errors import InputError, first_line
+from mmpelk.utils.files import write_atomically, write_together
 
 from .gpu_measurements import WIDE
 
 PAGE = 'gpu.md'
 # The documents keep what they say outside these marks.
 BEGIN, END = '<!-- begin of the GPU measurements -->', '<!-- end of the GPU measurements -->'
+# A sentence that measurements make false stands between these marks.
+SENTENCE = re.compile(r'(<!-- gpu (\w+) -->).*?(<!-- /gpu -->)', re.DOTALL)
+# What replaces the marked sentences of each document, by the name in the mark.
+SENTENCES = {
+    'README.md': {
+        'status': 'tested on CPUs (`make test`). On a GPU ({device}), {checks} ([results](docs/benchmarks/gpu.md)).',
+        'kernels': '[measured on a GPU](docs/benchmarks/gpu.md)',
+    },
+    'CHANGELOG.md': {'status': '', 'interpreter': ''},
+    'docs/benchmarks/gpu.md': {'status': 'measured on {device}; {checks} ([results](#whether-the-targets-hold)).'},
+    'docs/operator.md': {'kernels': '[measured on a GPU](benchmarks/gpu.md)', 'speed': 'are measured separately'},
+    'docs/reproducing.md': {'throughput': 'The throughput on a GPU is [measured separately](benchmarks/gpu.md).'},
+}
 LARGEST = (16, 46, 128, 51)
 OURS = 'auto'
 
@@ -27,27 +40,35 @@ def write_page(results: dict, folder: Path) -> str:
 def update_documents(results: dict, root: Path) -> None:
     """Write the tables into ``docs/benchmarks/gpu.md``, and the targets into ``README.md``, between the marks.
 
+    Sentences that say that nothing was measured are replaced too (``SENTENCES``). If one document cannot be written, none is.
+
     Raises:
         InputError: If there are no results, or a document has no marks.
     """
     if not results['steps']:
         raise InputError('there are no results; run tools/gpu.py on a machine with a GPU first, with the same --out')
-    for name, lines in (
-        ('docs/benchmarks/gpu.md', page_lines(results)),
-        ('README.md', [_machine(results), '', *target_lines(results)]),
-    ):
+    tables = {'docs/benchmarks/gpu.md': page_lines(results), 'README.md': [_machine(results), '', *target_lines(results)]}
+    values = dict(device=(results['machine'] or {}).get('device', 'an unknown GPU'), checks=_passed(results['steps']))
+    contents = {}
+    for name, sentences in SENTENCES.items():
         path = root / name
         text = path.read_text()
-        if text.count(BEGIN) != 1 or text.count(END) != 1:
-            raise InputError(f'{path} must have the lines {BEGIN!r} and {END!r} once each')
-        before, after = text.split(BEGIN)[0], text.split(END)[1]
-        write_atomically('\n'.join([before + BEGIN, '', *lines, '', END + after]).encode(), path)
+        if sorted(match[1] for match in SENTENCE.findall(text)) != sorted(sentences):
+            raise InputError(f'{path} must have the marks {sorted(sentences)} once each, as in <!-- gpu NAME -->...<!-- /gpu -->')
+        text = SENTENCE.sub(lambda match, s=sentences: match[1] + s[match[2]].format(**values) + match[3], text)
+        if lines := tables.get(name):
+            if text.count(BEGIN) != 1 or text.count(END) != 1:
+                raise InputError(f'{path} must have the lines {BEGIN!r} and {END!r} once each')
+            before, after = text.split(BEGIN)[0], text.split(END)[1]
+            text = '\n'.join([before + BEGIN, '', *lines, '', END + after])
+        contents[path] = text.encode()
+    write_together(contents)
 
 
 def page_lines(results: dict) -> list[str]:
     """Return all tables as lines of Markdown."""
     steps = results['steps']
-    lines = [_machine(results), '', '`make gpu`', '', '## Targets', '', *target_lines(results)]
+    lines = [_machine(results), '', '`make gpu`', '', '## Whether the targets hold', '', *target_lines(results)]
     for title, make in (
         ('Checks', _checks),
         ('Resources of the Triton kernels', _kernels),
@@ -59,19 +80,32 @@ def page_lines(results: dict) -> list[str]:
         ('Kernel sizes', _sweep),
         ('Tests', _tests),
     ):
-        if body := list(make(steps)):
+        if body := _shown(make(steps)):
             lines += ['', f'## {title}', '', *body]
     return lines
 
 
+def _shown(lines: Iterable[str]) -> list[str]:
+    """Collect lines. A result of another version, or one that was edited, must not hide the other tables."""
+    shown = []
+    try:
+        shown.extend(lines)  # keeps the lines before an error
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        shown += ['', f'The other results cannot be shown: {type(error).__name__}: {first_line(error)}.']
+    return shown
+
+
 def target_lines(results: dict) -> list[str]:
     """Return a table of the targets, with what was measured, or 'not measured'."""
-    lines = _header('target', 'measured', 'holds')
-    for text, value, limit, at_least in _targets(results['steps']):
+    return _shown(_target_rows(results['steps']))
+
+
+def _target_rows(steps: dict) -> Iterator[str]:
+    yield from _header('target', 'measured', 'holds')
+    for text, value, limit, at_least in _targets(steps):
         measured = 'not measured' if value is None else f'{value:.2f}'
         holds = '' if value is None else ('yes' if (value >= limit if at_least else value <= limit) else 'no')
-        lines.append(f'| {text} | {measured} | {holds} |')
-    return lines
+        yield f'| {text} | {measured} | {holds} |'
 
 
 def _targets(steps: dict) -> Iterator[tuple[str, float | None, float, bool]]:
@@ -88,24 +122,28 @@ def _targets(steps: dict) -> Iterator[tuple[str, float | None, float, bool]]:
             0.95,
             True,
         )
-        training = _done(steps, 'training')
-        medians = [training.get(f'{precision}, {name}', {}).get('median') for name in (WIDE, 'PeLK-T')]
-        value = medians[0] / medians[1] if all(medians) else None
-        yield f'training speed of PeLK-T over {WIDE}, {precision}: at least 1', value, 1, True
+        wide, pelk = (_done(steps, 'training').get(f'{precision}, {name}') for name in (WIDE, 'PeLK-T'))
+        yield f'training speed of PeLK-T over {WIDE}, {precision}: at least 1', _quotient(wide, pelk), 1, True
 
 
 def _checks(steps: dict) -> Iterator[str]:
     items = steps.get('checks', {})
     if not items:
         return
-    failed = {name: item['error'] for name, item in items.items() if 'error' in item}
-    yield f'{len(items) - len(failed)} of {len(items)} checks passed.'
+    yield f'{_passed(steps)[0].upper()}{_passed(steps)[1:]}.'
     yield ''
-    yield from (f'- failed: {name}: {error}' for name, error in failed.items())
+    failed = [f'- failed: {name}: {item["error"]}' for name, item in items.items() if 'error' in item]
+    if failed:
+        yield from (*failed, '')
     yield from _header('check', 'largest error', 'limit')
     for name, item in items.items():
         if 'largest_error' in item:
             yield f'| {name} | {item["largest_error"]:.1e} | {item["limit"]:.0e} |'
+
+
+def _passed(steps: dict) -> str:
+    items = steps.get('checks', {})
+    return f'{len(_done(steps, "checks"))} of {len(items)} checks passed' if items else 'no check has run'
 
 
 def _kernels(steps: dict) -> Iterator[str]:
@@ -127,12 +165,21 @@ def variant_lines(variants: Sequence[dict]) -> list[str]:
 
 
 def _operator(steps: dict) -> Iterator[str]:
-    rows = list(_done(steps, 'operator').values())
+    items = _done(steps, 'operator').values()
+    rows = [row for row in items if 'title' not in row]
     for precision in dict.fromkeys(row['precision'] for row in rows):
         for backward in (False, True):
             chosen = [row for row in rows if (row['precision'], row['backward']) == (precision, backward)]
             if chosen:
                 yield from _operator_table(chosen, f'{precision}, {"forward and backward" if backward else "forward"}, ms')
+    for item in items:
+        if 'title' in item:
+            yield f'{item["precision"]}, forward, {tuple(item["shape"])}, {item["title"]}:'
+            yield ''
+            yield from _header('call', 'ms', 'slowest : fastest')
+            for name, time in item['ms'].items():
+                yield f'| {name} | {_text(time["median"], ".3g")} | {_text(_quotient(time, time, "slowest", "fastest"), ".2f")} |'
+            yield ''
 
 
 def _operator_table(rows: list[dict], title: str) -> Iterator[str]:
@@ -141,10 +188,13 @@ def _operator_table(rows: list[dict], title: str) -> Iterator[str]:
     yield ''
     yield from _header('(N, C, H = W, K)', *names, 'F.conv2d : auto', '7x7 : auto', 'auto : copy')
     for row in rows:
-        cells = [f'{row["ms"][name]["median"]:.3g}' if name in row['ms'] else '' for name in names]
+        cells = [_text(row['ms'].get(name, {}).get('median'), '.3g') for name in names]
         ratios = [_ratio(row, *pair) for pair in (('F.conv2d', OURS), ('7x7, 8/3 C', OURS), (OURS, 'copy'))]
-        yield f'| {tuple(row["shape"])} | {" | ".join(cells)} | {" | ".join(f"{ratio:.2f}" for ratio in ratios)} |'
+        yield f'| {tuple(row["shape"])} | {" | ".join(cells)} | {" | ".join(_text(ratio, ".2f") for ratio in ratios)} |'
     yield ''
+    lacking = dict.fromkeys(f'- {name}: {reason}' for row in rows for name, reason in row.get('lacking', {}).items())
+    if lacking:
+        yield from (*lacking, '')
 
 
 def _sweep(steps: dict) -> Iterator[str]:
@@ -161,8 +211,8 @@ def _inference(steps: dict) -> Iterator[str]:
         yield from _header('model', 'images/s', 'ms', 'slowest : fastest', f'speed over {WIDE}')
         for model, time in item['ms'].items():
             yield (
-                f'| {model} | {time["images_per_second"]:.0f} | {time["median"]:.1f} | {time["slowest"] / time["fastest"]:.2f} '
-                f'| {_ratio(item, WIDE, model):.2f} |'
+                f'| {model} | {_text(time["images_per_second"], ".0f")} | {_text(time["median"], ".1f")} '
+                f'| {_text(_quotient(time, time, "slowest", "fastest"), ".2f")} | {_text(_ratio(item, WIDE, model), ".2f")} |'
             )
         yield ''
 
@@ -173,14 +223,13 @@ def _training(steps: dict) -> Iterator[str]:
         return
     yield from _header('model', 'head', 'type', 'batch', 'pixels', 'ms', 'peak memory (MiB)', f'time over {WIDE}')
     for item in items.values():
-        wide = items.get(f'{item["precision"]}, {WIDE}')
-        ratio = f'{item["median"] / wide["median"]:.2f}' if wide else ''
-        yield f'| {" | ".join(map(str, _training_cells(item)))} | {ratio} |'
+        ratio = _quotient(item, items.get(f'{item["precision"]}, {WIDE}'))
+        yield f'| {" | ".join(map(str, _training_cells(item)))} | {_text(ratio, ".2f")} |'
 
 
 def _training_cells(item: dict) -> list:
-    peak = '' if item['peak_mib'] is None else f'{item["peak_mib"]:.0f}'
-    return [item['model'], item['head'], item['precision'], item['batch'], item['size'], f'{item["median"]:.1f}', peak]
+    cells = [item[key] for key in ('model', 'head', 'precision', 'batch', 'size')]
+    return [*cells, _text(item['median'], '.1f'), _text(item['peak_mib'], '.0f')]
 
 
 def _batches(steps: dict) -> Iterator[str]:
@@ -192,17 +241,23 @@ def _batches(steps: dict) -> Iterator[str]:
     yield from _header('model', 'head', 'type', 'batch', 'pixels', 'ms', 'peak memory (MiB)', 'images/s')
     for item in items.values():
         for row in item['batches']:
-            yield f'| {" | ".join(map(str, _training_cells(row)))} | {1000 * row["batch"] / row["median"]:.0f} |'
+            speed = 1000 * row['batch'] / row['median'] if row['median'] else None
+            yield f'| {" | ".join(map(str, _training_cells(row)))} | {_text(speed, ".0f")} |'
+    yield ''
+    for name, item in items.items():
+        if item.get('stopped'):
+            yield f'- {name} ended at {item["stopped"]}'
 
 
 def _profiles(steps: dict) -> Iterator[str]:
     for name, item in _done(steps, 'profile').items():
-        yield f'{name}, batch {item["batch"]}, {item["size"]} px, {item["total_ms"]:.1f} ms in kernels:'
+        yield f'{name}, batch {item["batch"]}, {item["size"]} px, {_text(item["total_ms"], ".1f")} ms in kernels:'
         yield ''
         yield from _header('kernel', 'calls', 'ms', 'share')
         for row in item['kernels'][:15]:
             label = re.sub(r'[|`]', ' ', row['kernel'])[:90]
-            yield f'| `{label}` | {row["calls"]} | {row["ms"]:.2f} | {row["ms"] / item["total_ms"]:.1%} |'
+            share = row['ms'] / item['total_ms'] if item['total_ms'] else None
+            yield f'| `{label}` | {row["calls"]} | {_text(row["ms"], ".2f")} | {_text(share, ".1%")} |'
         yield ''
 
 
@@ -217,13 +272,27 @@ def _done(steps: dict, step: str) -> dict[str, dict]:
 
 
 def _ratio(row: dict | None, one: str, other: str) -> float | None:
-    if row is None or one not in row['ms'] or other not in row['ms']:
+    """Return the ratio of the median times of two calls, or None if one is missing."""
+    times = (row or {}).get('ms') or {}
+    return _quotient(times.get(one), times.get(other))
+
+
+def _quotient(one: dict | None, other: dict | None, upper: str = 'median', lower: str = 'median') -> float | None:
+    """Divide a time of one timing by a time of another. Return None if one is missing or zero."""
+    if not one or not other or not one.get(upper) or not other.get(lower):
         return None
-    return row['ms'][one]['median'] / row['ms'][other]['median']
+    return one[upper] / other[lower]
+
+
+def _text(value: float | None, form: str) -> str:
+    return '' if value is None else format(value, form)
 
 
 def _machine(results: dict) -> str:
-    return ', '.join(f'{key} {value}' for key, value in results['machine'].items()) + '.'
+    machine = results.get('machine')
+    return (
+        ', '.join(f'{key} {value}' for key, value in machine.items()) + '.' if isinstance(machine, dict) else 'Unknown machine.'
+    )
 
 
 def _header(*names: str) -> list[str]:

@@ -1,7 +1,8 @@
 """Run measurements on a GPU in short, resumable parts.
 
-Each item of :func:`mmpelk.analysis.gpu_measurements.plan` is stored in ``results.json`` as soon as it is done. The items run in a process
-of their own, because an illegal memory access ends everything in its process. The process is replaced when it ends early.
+Each item of :func:`mmpelk.analysis.gpu_measurements.plan` is stored in ``results.json`` as soon as it is done, and ``gpu.md`` is written
+again. The items run in a process of their own, because an illegal memory access ends everything in its process. The process is replaced
+when it ends early.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -23,6 +27,7 @@ from mmpelk.utils.errors import InputError, first_line
 from mmpelk.utils.files import write_atomically
 
 from .gpu_measurements import SMALL, Scale, plan
+from .gpu_page import write_page
 from .timing import machine
 
 RESULTS, LOG = 'results.json', 'log.txt'
@@ -40,9 +45,12 @@ def read_results(folder: Path) -> dict:
     """
     path = folder / RESULTS
     if not path.exists():
-        return dict(machine=None, running=None, steps={})
+        return dict(machine=None, running=None, interrupted=[], steps={})
     try:
-        return json.loads(path.read_text())
+        results = json.loads(path.read_text())
+        if not isinstance(results, dict) or not isinstance(results.get('steps'), dict):
+            raise ValueError("it has no 'steps'")
+        return results
     except ValueError as error:
         raise InputError(f'cannot read {path}: {first_line(error)}; remove it, or choose another folder') from error
 
@@ -77,14 +85,18 @@ def run_session(
     if before != where:
         raise InputError(f'{folder} has results of another machine ({before}, here {where}); choose another folder')
     results['machine'] = results['machine'] or machine(device)
+    _close_interrupted(results)
     if retry:
-        results['steps'] = {
-            step: {name: item for name, item in items.items() if 'error' not in item} for step, items in results['steps'].items()
-        }
+        results['interrupted'] = []
+    results['steps'] = {
+        step: {name: item for name, item in items.items() if not (retry and 'error' in item) and not _can_run_now(item)}
+        for step, items in results['steps'].items()
+    }
     _write(folder, results)
     names = list(steps or todo)
     while _missing(results, todo, names) and deadline - time.monotonic() > LEAST:
-        code = _run_process(folder, device, names, small, deadline)
+        with _ending_on_sigterm():
+            code = _run_process(folder, device, names, small, deadline)
         results = read_results(folder)
         if running := results['running']:
             step, name = running
@@ -95,8 +107,45 @@ def run_session(
                 _store(results, step, name, dict(error=reason))
             _write(folder, results)
         elif code not in (0, UNUSABLE, None):
-            break  # it failed outside an item, for example on importing; the log says why
+            print(
+                f'the process of the measurements ended with code {code} outside of an item; see {folder / LOG}', file=sys.stderr
+            )
+            break
     return _missing(results, todo, names)
+
+
+def _close_interrupted(results: dict) -> None:
+    """Forget the item that ran when the last session was killed, or store an error if this happened to it twice."""
+    if not (running := results.get('running')):
+        return
+    step, name = running
+    results['running'] = None
+    if running in results.setdefault('interrupted', []):
+        _store(results, step, name, dict(error='two sessions were killed while it ran'))
+    else:
+        results['interrupted'].append(running)
+
+
+def _can_run_now(item: dict) -> bool:
+    """Return whether an item was not run for lack of modules that are now installed."""
+    return bool(item.get('needs')) and all(find_spec(name) for name in item['needs'])
+
+
+@contextmanager
+def _ending_on_sigterm() -> Iterator[None]:
+    """Turn SIGTERM into SystemExit, as Python turns SIGINT into KeyboardInterrupt, so that the child process is killed too."""
+    if threading.current_thread() is not threading.main_thread():  # only that thread can set handlers
+        yield
+        return
+
+    def end(number: int, frame: object) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _run_process(folder: Path, device: str, steps: list[str], small: bool, deadline: float) -> int | None:
@@ -127,7 +176,7 @@ def work(folder: str, device: str, steps: list[str], small: bool, deadline: floa
         folder, device, steps, small: See :func:`run_session`.
         deadline: On the clock of ``time.monotonic``.
     """
-    path = Path(folder)
+    path, parent = Path(folder), os.getppid()
     results, todo = read_results(path), plan(device, SMALL if small else Scale())
     for step in steps:
         for name, measure in todo[step].items():
@@ -142,10 +191,12 @@ def work(folder: str, device: str, steps: list[str], small: bool, deadline: floa
             except Exception as error:
                 traceback.print_exc()
                 result = dict(error=f'{type(error).__name__}: {first_line(error)}')
+            if os.getppid() != parent:
+                return  # the session was killed; another one may write results now
             result['seconds'] = round(time.monotonic() - started, 1)
             _store(results, step, name, result)
             _write(path, results)
-            if 'error' in result and not _is_usable(device):
+            if not _is_usable(device):
                 sys.exit(UNUSABLE)
             gc.collect()  # the next item needs the memory
             if torch.device(device).type == 'cuda':
@@ -173,3 +224,7 @@ def _missing(results: dict, todo: dict, steps: Sequence[str]) -> list[str]:
 
 def _write(folder: Path, results: dict) -> None:
     write_atomically((json.dumps(results, indent=1) + '\n').encode(), folder / RESULTS)
+    try:
+        write_page(results, folder)
+    except Exception:  # the results are stored, and a session must go on
+        traceback.print_exc()

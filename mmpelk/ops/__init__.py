@@ -1,7 +1,7 @@
 """Peripheral and plain depthwise convolution with very large kernels. Needs only torch.
 
-Four backends compute the same exact result. ``dense`` is torch's direct convolution, ``fft`` multiplies spectra, ``native`` evaluates
-the cells in C++ on CPUs, and ``triton`` evaluates them on GPUs. ``auto`` selects the fastest one that can run.
+Five backends compute the same exact result. ``dense`` is torch's direct convolution, ``fft`` multiplies spectra, ``native`` evaluates
+the cells in C++ on CPUs, and ``triton`` and ``taps`` evaluate them on GPUs. ``auto`` selects the fastest one that can run.
 """
 
 from .backends import available_backends, chosen_backends, describe_backends

@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 from torch.utils.checkpoint import checkpoint
 
-from mmpelk.models import PeLK
 from mmpelk.ops import SharingGrid, available_backends, depthwise_conv2d, peripheral_conv2d
 from mmpelk.utils.torch_compat import TORCH
 
@@ -122,6 +121,9 @@ def test_autocast_behaves_like_conv2d(backend, compiled):
 
 
 def test_every_convolution_of_the_backbone_has_the_autocast_type():
+    pytest.importorskip('mmcv', reason='the backbone needs mmcv')
+    from mmpelk.models import PeLK
+
     types, operator = [], torch.ops.mmpelk.depthwise_conv2d
 
     class Recorder(torch.utils._python_dispatch.TorchDispatchMode):

@@ -1,13 +1,19 @@
 """tools/gpu.py on a CPU with tiny sizes: every step, stopping and continuing, failures, and the pages."""
 
 import json
+import os
+import re
 import runpy
 import shutil
+import signal
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, TOOLS
+from conftest import ROOT, TOOLS, tool_env
 
 from mmpelk.analysis import gpu_measurements, gpu_page, gpu_session
 
@@ -47,7 +53,15 @@ def test_all_steps_leave_results(measured):
     assert [row['batch'] for row in results['steps']['batches']['float32, PeLK-T']['batches']] == [2, 4]
     assert 'checks: fft, float32' in (out / 'log.txt').read_text()
     page = (out / 'gpu.md').read_text()
-    for heading in ('Targets', 'Checks', 'The operator', 'Inference', 'A training step', 'Batches that fit', 'Kernel sizes'):
+    for heading in (
+        'Whether the targets hold',
+        'Checks',
+        'The operator',
+        'Inference',
+        'A training step',
+        'Batches that fit',
+        'Kernel sizes',
+    ):
         assert f'## {heading}\n' in page
     assert '| (1, 3, 9, 13) |' in page and '| PeLK-T | light head | float32 | 2 | 64 |' in page
 
@@ -79,6 +93,7 @@ def test_errors_and_lost_processes_leave_the_other_items(tmp_path, monkeypatch):
     gpu_session.work(str(tmp_path), 'cpu', ['step'], True, float('inf'))
     stored = gpu_session.read_results(tmp_path)['steps']['step']
     assert stored['first']['error'] == 'ValueError: two' and stored['second']['value'] == 1
+    assert (tmp_path / 'gpu.md').exists()  # a run that is stopped later has its tables
 
     def lose(folder, *args):
         gpu_session._write(folder, gpu_session.read_results(folder) | dict(running=['step', 'third'], started=0.0))
@@ -90,14 +105,204 @@ def test_errors_and_lost_processes_leave_the_other_items(tmp_path, monkeypatch):
     assert gpu_session.read_results(tmp_path)['steps']['step']['third'] == dict(error='its process ended with code -9')
 
 
+def test_a_page_that_cannot_be_written_loses_no_result(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_session, 'write_page', lambda results, folder: 1 / 0)
+    monkeypatch.setattr(gpu_session, 'plan', lambda device, scale: dict(step=dict(item=lambda: dict(value=1))))
+    gpu_session.work(str(tmp_path), 'cpu', ['step'], True, float('inf'))
+    assert gpu_session.read_results(tmp_path)['steps']['step']['item']['value'] == 1
+
+
+def test_an_item_of_a_killed_session_is_repeated_once(tmp_path, monkeypatch, capsys):
+    """A process that dies on import is not the fault of the item that ran when an earlier session was killed."""
+    items = dict(first=lambda: dict(value=1))
+    monkeypatch.setattr(gpu_session, 'plan', lambda device, scale: dict(step=items))
+    monkeypatch.setattr(gpu_session, '_run_process', lambda *args: 1)
+
+    def session(**options):
+        assert gpu_session.run_session(tmp_path, 'cpu', 1, small=True, **options) == ([] if stored() else ['step: first'])
+        return stored()
+
+    def stored():
+        return gpu_session.read_results(tmp_path)['steps'].get('step', {}).get('first')
+
+    def kill():
+        results = gpu_session.read_results(tmp_path)
+        gpu_session._write(tmp_path, results | dict(running=['step', 'first'], started=0.0))
+
+    assert session() is None and 'ended with code 1 outside of an item' in capsys.readouterr().err
+    kill()
+    assert session() is None
+    kill()
+    assert session() == dict(error='two sessions were killed while it ran')
+    assert session(retry=True) is None
+    kill()
+    assert session() is None
+
+
+def test_tests_are_repeated_once_their_modules_are_installed(tmp_path, monkeypatch):
+    def found(*lacking):
+        return lambda name: None if name in lacking else 'found'
+
+    monkeypatch.setattr(gpu_measurements, 'find_spec', found('numpy', 'pytest'))
+    result = gpu_measurements.run_tests(('tests/ops',))
+    assert result['needs'] == ['pytest', 'numpy'] and result['summary'].startswith('not run: pytest and numpy not installed')
+    monkeypatch.setattr(gpu_session, 'plan', lambda device, scale: dict(tests=dict(triton=None)))
+    monkeypatch.setattr(gpu_session, '_run_process', lambda *args: 1)
+    gpu_session._write(tmp_path, dict(machine=None, running=None, steps=dict(tests=dict(triton=result))))
+    for lacking, missing in ((('numpy',), []), ((), ['tests: triton'])):
+        monkeypatch.setattr(gpu_session, 'find_spec', found(*lacking))
+        assert gpu_session.run_session(tmp_path, 'cpu', 1, small=True) == missing
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_processes_too(number, tmp_path):
+    command = [sys.executable, TOOLS / 'gpu.py', '--out', tmp_path, *SMALL]
+    tool = subprocess.Popen(command, env=tool_env(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while not (children := children_of(tool.pid)):
+            assert tool.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+        tool.send_signal(number)
+        assert tool.wait(30) != 0
+    finally:
+        tool.kill()
+    assert all(not Path(f'/proc/{child}').exists() for child in children)
+    assert gpu_session.read_results(tmp_path)['machine']
+
+
+def children_of(process):
+    """Return the processes that measure on behalf of a process."""
+    found = []
+    for status in Path('/proc').glob('[0-9]*/stat'):
+        try:
+            is_child = int(status.read_text().rpartition(')')[2].split()[1]) == process
+            if is_child and 'gpu_session import work' in (status.parent / 'cmdline').read_text():
+                found.append(int(status.parent.name))
+        except OSError:  # it ended meanwhile
+            continue
+    return found
+
+
+def test_an_orphan_writes_nothing(tmp_path, monkeypatch):
+    """After its session was killed, a process must not write over the results of the next session."""
+    parents = iter((1, 2))
+    monkeypatch.setattr(os, 'getppid', lambda: next(parents))
+    monkeypatch.setattr(gpu_session, 'plan', lambda device, scale: dict(step=dict(item=lambda: dict(value=1))))
+    gpu_session.work(str(tmp_path), 'cpu', ['step'], True, float('inf'))
+    assert gpu_session.read_results(tmp_path)['steps'] == {}
+
+
+def test_batches_that_fit_are_kept(monkeypatch):
+    """CUDA's libraries report a lack of memory as a RuntimeError of their own."""
+    largest = 9
+
+    def training_time(name, batch, *args):
+        if batch > largest:
+            raise RuntimeError('cuDNN error: CUDNN_STATUS_ALLOC_FAILED\nmore')
+        return dict(batch=batch)
+
+    def measure():
+        result = gpu_measurements.largest_batches('PeLK-T', 64, 'cpu', 'float32', gpu_measurements.SMALL)
+        return [row['batch'] for row in result['batches']], result['stopped']
+
+    monkeypatch.setattr(gpu_measurements, 'training_time', training_time)
+    assert measure() == ([2, 4], None)
+    largest = 2
+    assert measure() == ([2], 'batch 4: RuntimeError: cuDNN error: CUDNN_STATUS_ALLOC_FAILED')
+    largest = 0
+    with pytest.raises(RuntimeError):
+        measure()
+
+
+def copy_documents(folder):
+    for name in gpu_page.SENTENCES:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+
+
+UNMEASURED = re.compile(r'(never|not|has) run on a GPU|not measured on a GPU|GPUs\S* (are )?\(?not measured', re.IGNORECASE)
+
+
+def claims_nothing_was_measured(text):
+    return UNMEASURED.search(' '.join(re.sub('<!--.*?-->', '', text).split()))
+
+
+def test_no_document_says_that_nothing_was_measured(measured, tmp_path):
+    """Every such sentence in the documents is between marks, and is replaced. Writing twice changes nothing more."""
+    for page in (*ROOT.glob('*.md'), *(ROOT / 'docs').rglob('*.md')):
+        name, text = str(page.relative_to(ROOT)), page.read_text()
+        assert not claims_nothing_was_measured(gpu_page.SENTENCE.sub('', text)), name
+        assert name in gpu_page.SENTENCES or not gpu_page.SENTENCE.search(text)
+    copy_documents(tmp_path)
+    for _ in range(2):
+        gpu_page.update_documents(gpu_session.read_results(measured[0]), tmp_path)
+        for name in gpu_page.SENTENCES:
+            text = (tmp_path / name).read_text()
+            assert not claims_nothing_was_measured(text), name
+            assert not re.search(r'^<!-- gpu', text, re.MULTILINE), 'Markdown would not format a line that begins with a comment'
+    headings = re.findall(r'^#+ .*', (tmp_path / 'docs/benchmarks/gpu.md').read_text(), re.MULTILINE)
+    assert len(headings) == len(set(headings)) and '## Whether the targets hold' in headings
+    assert 'checks passed ([results](#whether-the-targets-hold))' in (tmp_path / 'docs/benchmarks/gpu.md').read_text()
+
+
+def test_a_document_without_its_marks_leaves_all_unchanged(measured, tmp_path):
+    copy_documents(tmp_path)
+    (tmp_path / 'docs/reproducing.md').write_text('nothing')
+    before = (tmp_path / 'README.md').read_bytes()
+    with pytest.raises(gpu_session.InputError, match=r"reproducing.md must have the marks \['throughput'\]"):
+        gpu_page.update_documents(gpu_session.read_results(measured[0]), tmp_path)
+    assert (tmp_path / 'README.md').read_bytes() == before
+
+
+def places(value, path=()):
+    """Yield the path to each value in a tree of results."""
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in children:
+        yield (*path, key)
+        yield from places(child, (*path, key))
+
+
+def test_odd_results_never_stop_the_page(measured):
+    """Each value is missing, None, zero, or of another type in turn."""
+    text = (measured[0] / 'results.json').read_text()
+    results = json.loads(text)
+    results['steps']['kernels'] = {'registers': dict(variants=[dict(kernel='taps', capability=90)])}
+    results['steps']['tests'] = dict(triton=dict(summary='3 passed'), loops={})
+    row = next(iter(results['steps']['operator'].values()))
+    results['steps']['operator']['parts'] = dict(row, title='sizes of the parts')
+    text, seen = json.dumps(results), set()
+    for path in places(results):
+        if (kind := tuple('' if isinstance(key, int) else key for key in path)) in seen:
+            continue
+        seen.add(kind)
+        for value in (None, 0, 'text', [], {}, ...):
+            changed = json.loads(text)
+            owner = changed
+            for key in path[:-1]:
+                owner = owner[key]
+            if value is ...:
+                del owner[path[-1]]
+            else:
+                owner[path[-1]] = value
+            if isinstance(changed.get('steps'), dict):
+                assert gpu_page.page_lines(changed)[0]
+
+
+def test_a_profile_without_kernels(measured):
+    results = gpu_session.read_results(measured[0])
+    for item in results['steps']['profile'].values():
+        item['total_ms'] = 0
+    assert not any('cannot be shown' in line for line in gpu_page.page_lines(results))
+
+
 def test_the_documents_are_written_between_their_marks(measured, tmp_path):
-    for name in ('README.md', 'docs/benchmarks/gpu.md'):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, tmp_path / name)
+    copy_documents(tmp_path)
     results = gpu_session.read_results(measured[0])
     gpu_page.update_documents(results, tmp_path)
     for name in ('README.md', 'docs/benchmarks/gpu.md'):
         before, after = (ROOT / name).read_text(), (tmp_path / name).read_text()
+        before, after = gpu_page.SENTENCE.sub('', before), gpu_page.SENTENCE.sub('', after)
         assert after.split(gpu_page.BEGIN)[0] == before.split(gpu_page.BEGIN)[0]
         assert after.split(gpu_page.END)[1] == before.split(gpu_page.END)[1]
         assert '| target | measured | holds |' in after.split(gpu_page.BEGIN)[1]
