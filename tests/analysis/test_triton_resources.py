@@ -17,8 +17,8 @@ from mmpelk.analysis.triton_resources import KERNELS, compile_variants
 from mmpelk.utils.errors import InputError
 
 PRODUCTS = ('correlate', 'weight_grad')
-# taps takes ten times as long to compile as the others, so one type is compiled here. bfloat16 takes the registers of float16.
-# tools/triton_report.py compiles all variants.
+# taps takes ten times as long to compile as the others, so one type is compiled here. bfloat16 and the
+# other sizes are left to the command: tools/triton_report.py compiles all variants.
 SCRIPT = """
 import json
 import torch
