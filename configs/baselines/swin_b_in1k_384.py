@@ -1,5 +1,6 @@
 # Swin-B, fine-tuned from 224 to 384 px for 30 epochs, with windows of 12: 84.5 top-1 in the paper (Table 4). Start from swin_b_in1k.py.
 # The recipe is Swin's own: it keeps mixup and CutMix, and has no layer-wise learning rates. Swin gives its learning rates for 512 images.
+# To resize the position biases of the checkpoint, mmpretrain needs SciPy older than 1.14 (scipy.interpolate.interp2d).
 _base_ = '../pelk_b_in1k_384_finetune.py'
 model = dict(
     backbone=dict(
