@@ -1,9 +1,11 @@
 """The checks of tools/gpu.py: which cases are planned, and all of them for the Triton backends in Triton's interpreter."""
 
+from unittest.mock import MagicMock, Mock
+
 import pytest
 import torch
 
-from mmpelk.analysis import gpu_checks, gpu_measurements
+from mmpelk.analysis import gpu_checks, gpu_measurements, gpu_page
 from mmpelk.analysis.gpu_checks import (
     CASES,
     LIMITS,
@@ -172,6 +174,39 @@ def test_sizes_of_the_parts_are_timed_and_restored():
     assert [BACKENDS[name].MAPS_BYTES for name in ('triton', 'taps')] == before
     with gpu_measurements.parts_of(7):
         assert BACKENDS['triton'].MAPS_BYTES == BACKENDS['taps'].MAPS_BYTES == 7
+
+
+def run_again(call, device):
+    """Stand for ``capture``, with a graph that runs the call again and writes into the same tensors."""
+    result = call()
+
+    def replay():
+        for tensor, value in zip(result, call(), strict=True):
+            tensor.data.copy_(value)
+
+    return Mock(replay=replay), result
+
+
+def test_the_steps_of_a_cuda_graph(monkeypatch):
+    """Without a GPU, ``torch.cuda`` is replaced. A replay that leaves the old results must be noticed."""
+    monkeypatch.setattr(gpu_checks.torch, 'cuda', MagicMock())
+    calls = []
+    assert gpu_checks.capture(lambda: calls.append(0) or len(calls), 'cpu')[1] == len(calls) > 1
+    with pytest.raises(CheckFailed, match='those of a plain call'):
+        gpu_checks.check_cuda_graph('cpu', 'fft')
+    monkeypatch.setattr(gpu_checks, 'capture', run_again)
+    assert gpu_checks.check_cuda_graph('cpu', 'fft')['difference'] < 1e-5
+
+
+@pytest.mark.skipif(DEVICE == 'cuda', reason='make gpu runs the item on a GPU')
+def test_graphs_are_timed_beside_plain_calls(monkeypatch):
+    monkeypatch.setattr(gpu_checks, 'capture', lambda call, device: (Mock(replay=call), None))
+    result = gpu_measurements.graph_times((1, 2, 4, 5), 'cpu', 'float32', gpu_measurements.SMALL)
+    assert list(result['ms']) == ['triton', 'triton, CUDA graph', 'taps', 'taps, CUDA graph']
+    (line,) = (
+        line for line in gpu_page.page_lines(dict(steps=dict(operator=dict(graphs=result)))) if 'beside plain calls' in line
+    )
+    assert line == 'float32, forward, (1, 2, 4, 5), CUDA graph beside plain calls:'
 
 
 def test_expected_backends_depend_on_the_device_and_type(monkeypatch):
