@@ -40,7 +40,12 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     if args.write_docs:
-        update_documents(read_results(args.out), Path(__file__).parents[1])
+        results = read_results(args.out)
+        if results['steps'] and results.get('what') != dict(device='cuda', small=False):
+            raise InputError(
+                f'{args.out} has results of {results.get("what")}; only those of a GPU with all sizes are documented'
+            )
+        update_documents(results, Path(__file__).parents[1])
         return
     missing = run_session(args.out, args.device, args.minutes, args.steps, args.small, args.retry)
     results = read_results(args.out)

@@ -72,7 +72,7 @@ def run_session(
         The items that are still missing.
 
     Raises:
-        InputError: If a step is unknown, or the folder has results of another machine.
+        InputError: If a step is unknown, or the folder has results of another machine, of another type of device, or with other sizes.
     """
     deadline = time.monotonic() + 60 * minutes
     results, scale = read_results(folder), SMALL if small else Scale()
@@ -85,6 +85,9 @@ def run_session(
     if before != where:
         raise InputError(f'{folder} has results of another machine ({before}, here {where}); choose another folder')
     results['machine'] = results['machine'] or machine(device)
+    what = dict(device=torch.device(device).type, small=small)
+    if results.setdefault('what', what) != what:
+        raise InputError(f'{folder} has results of {results["what"]}, this run is {what}; choose another folder')
     _close_interrupted(results)
     if retry:
         results['interrupted'] = []

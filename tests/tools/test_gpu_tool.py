@@ -320,6 +320,14 @@ def test_targets():
     assert sum('| not measured |  |' in line for line in lines) == len(lines) - 4
 
 
+def test_results_of_a_cpu_are_not_documented_as_those_of_a_gpu(measured, fail_tool, tmp_path):
+    assert 'only those of a GPU with all sizes are documented' in fail_tool(
+        'gpu.py', '--write-docs', '--out', measured[0], cwd=tmp_path
+    )
+    with pytest.raises(gpu_session.InputError, match='choose another folder'):
+        gpu_session.run_session(measured[0], 'cpu', 1, small=False)
+
+
 def test_wrong_arguments(fail_tool, tmp_path, monkeypatch):
     assert 'got -1' in fail_tool('gpu.py', '--minutes', -1, cwd=tmp_path)
     assert "--steps must be among ['checks'" in fail_tool('gpu.py', '--steps', 'nothing', *SMALL, cwd=tmp_path)
