@@ -18,7 +18,7 @@ import torch
 from hypothesis import settings
 
 if not torch.cuda.is_available():
-    # For tests/ops/backends/test_triton.py. Triton reads the variable when it is imported, and torch may import Triton at any time.
+    # For the fixture ``interpreted``. Triton reads the variable when it is imported, and torch may import Triton at any time.
     with pytest.MonkeyPatch.context() as patch, suppress(ImportError):
         patch.setenv('TRITON_INTERPRET', '1')
         import triton  # noqa: F401
@@ -55,6 +55,15 @@ def isolated():
         registry.DefaultScope._instance_dict.clear()
         if checkpoints := sys.modules.get('mmpelk.checkpoints'):
             checkpoints.allow_mmengine_types()
+
+
+@pytest.fixture(scope='module')
+def interpreted():
+    """Make Triton interpret our kernels where there is no GPU. They are imported on first use."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not torch.cuda.is_available():
+            patch.setenv('TRITON_INTERPRET', '1')
+        yield
 
 
 @pytest.fixture(scope='session')

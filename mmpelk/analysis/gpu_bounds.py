@@ -90,7 +90,7 @@ def product_work(shape: Shape, dtype: torch.dtype) -> Work:
     products = n * c * size * len(cells) * read * columns * (3 if dtype == torch.float32 else 1)
     maps = n * c * size * len(cells) * read
     factors = c * -(-n * size // rows) * len(cells) * read * columns
-    parts = len(list(backend.channel_parts(*_means(shape, dtype))))
+    parts = len(list(backend.channel_parts(*_means(shape, dtype, cells))))
     return Work(
         products=products, memory=base.memory, cache=base.cache + (maps + factors) * dtype.itemsize, launches=1 + 2 * parts
     )
@@ -109,14 +109,13 @@ def taps_work(shape: Shape, dtype: torch.dtype, block: Sequence[int] | None = No
         slots=fused + PER_LOAD * loads,
         memory=base.memory,
         cache=base.cache + loads * dtype.itemsize,
-        launches=PREPARING_TAPS + 2 * -(-n // taps.images_at_once(*_means(shape, dtype))),
+        launches=PREPARING_TAPS + 2 * -(-n // taps.images_at_once(*_means(shape, dtype, cells))),
     )
 
 
-def _means(shape: Shape, dtype: torch.dtype) -> tuple[torch.Tensor, int, int]:
+def _means(shape: Shape, dtype: torch.dtype, cells: Sequence[int]) -> tuple[torch.Tensor, int, int]:
     """Return a map without values, the number of its maps of means, and the rows that are added to them."""
     n, c, size, _ = shape
-    cells, _ = _common(shape, dtype)
     return torch.empty(n, c, size, size, dtype=dtype, device='meta'), len(set(cells)), max(cells) - 1
 
 

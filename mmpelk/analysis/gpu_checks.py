@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from torch import Tensor
 from torch.func import grad, jvp, vmap
 
 from mmpelk.ops import SharingGrid, describe_backends, peripheral_conv2d
-from mmpelk.ops.backends import BACKENDS
+from mmpelk.ops.backends import accepts
 from mmpelk.ops.cells import crop
 
 from .plain_networks import plain_backbone
@@ -86,22 +85,25 @@ def checks(device: str, small: bool = False) -> dict[str, Callable[[], dict]]:
 
 def accepted_cases(backend: str, cases: Sequence[tuple]) -> tuple[tuple, ...]:
     """Return the cases whose cells, cropped to the map, a backend accepts."""
-    limit = getattr(BACKENDS[backend], 'MAX_CELLS', math.inf)
     return tuple(
         (shape, kernel_size, center)
         for shape, kernel_size, center in cases
-        if len(crop(SharingGrid.peripheral(kernel_size, center).cells, shape[3])[0]) <= limit
+        if accepts(backend, crop(SharingGrid.peripheral(kernel_size, center).cells, shape[3])[0])
     )
 
 
 def check_available(device: str) -> dict[str, dict]:
     """Report every backend for every type, and fail if one that should run cannot."""
-    found = {dtype: describe_backends(device, dtype) for dtype in LIMITS}
-    for dtype, lines in found.items():
-        for backend in expected_backends(device, dtype):
-            if lines[backend].startswith('unavailable'):
-                raise CheckFailed(f'{backend} with {dtype} is {lines[backend]}')
-    return dict(backends={str(dtype).removeprefix('torch.'): lines for dtype, lines in found.items()})
+    for dtype in LIMITS:
+        for backend, reason in lacking_backends(device, dtype).items():
+            raise CheckFailed(f'{backend} with {dtype} is {reason}')
+    return dict(backends={str(dtype).removeprefix('torch.'): describe_backends(device, dtype) for dtype in LIMITS})
+
+
+def lacking_backends(device: str, dtype: torch.dtype) -> dict[str, str]:
+    """Return the backends that should run on a device and cannot, each with the reason."""
+    lines = describe_backends(device, dtype)
+    return {name: lines[name] for name in expected_backends(device, dtype) if lines[name].startswith('unavailable')}
 
 
 @without_tf32
@@ -296,8 +298,8 @@ def check_compile(device: str, backend: str, mode: str, small: bool) -> dict[str
 def _case(device: str, small: bool) -> tuple[SharingGrid, Tensor, Tensor, Tensor]:
     """Return a grid, and an input, a weight, and a gradient of the output in float32."""
     grid = SharingGrid.peripheral(7, 3) if small else SharingGrid.peripheral(31)
-    tensors = (tensor.to(device, torch.float32) for tensor in _random((2, 2, 4, 5) if small else (2, 8, 24, 24), grid))
-    x, w, _, up = tensors
+    shape = (2, 2, 4, 5) if small else (2, 8, 24, 24)
+    x, w, _, up = (tensor.to(device, torch.float32) for tensor in _random(shape, grid))
     return grid, x.requires_grad_(), w.requires_grad_(), up
 
 

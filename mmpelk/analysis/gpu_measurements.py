@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from mmpelk.ops import describe_backends, peripheral_conv2d
+from mmpelk.ops import peripheral_conv2d
 from mmpelk.ops.backends import BACKENDS
 from mmpelk.utils.errors import first_line
 
@@ -153,9 +153,7 @@ def operator_times(shape: tuple, backward: bool, device: str, precision: str, sc
     calls = operator_calls(shape, backward, device, PRECISIONS[precision])
     times = interleaved(calls, device, scale.rounds, scale.budget)
     work = operator_work(shape, backward)
-    lines = describe_backends(device, PRECISIONS[precision])
-    expected = gpu_checks.expected_backends(device, PRECISIONS[precision])
-    lacking = {name: lines[name] for name in expected if lines[name].startswith('unavailable')}
+    lacking = gpu_checks.lacking_backends(device, PRECISIONS[precision])
     ms = {name: asdict(time) for name, time in times.items()}
     return dict(shape=shape, backward=backward, precision=precision, **work, lacking=lacking, ms=ms)
 

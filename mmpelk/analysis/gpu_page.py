@@ -132,7 +132,7 @@ def _checks(steps: dict) -> Iterator[str]:
     items = steps.get('checks', {})
     if not items:
         return
-    yield f'{_passed(steps)[0].upper()}{_passed(steps)[1:]}.'
+    yield f'{_passed(steps)}.'
     yield ''
     failed = [f'- failed: {name}: {item["error"]}' for name, item in items.items() if 'error' in item]
     if failed:
@@ -169,11 +169,7 @@ def variant_lines(variants: Sequence[dict]) -> list[str]:
 def _operator(steps: dict) -> Iterator[str]:
     items = _done(steps, 'operator').values()
     rows = [row for row in items if 'title' not in row]
-    for precision in dict.fromkeys(row['precision'] for row in rows):
-        for backward in (False, True):
-            chosen = [row for row in rows if (row['precision'], row['backward']) == (precision, backward)]
-            if chosen:
-                yield from _operator_table(chosen, f'{precision}, {"forward and backward" if backward else "forward"}, ms')
+    yield from _operator_tables(rows)
     for item in items:
         if 'title' in item:
             yield f'{item["precision"]}, forward, {tuple(item["shape"])}, {item["title"]}:'
@@ -182,6 +178,14 @@ def _operator(steps: dict) -> Iterator[str]:
             for name, time in item['ms'].items():
                 yield f'| {name} | {_text(time["median"], ".3g")} | {_text(_quotient(time, time, "slowest", "fastest"), ".2f")} |'
             yield ''
+
+
+def _operator_tables(rows: list[dict]) -> Iterator[str]:
+    for precision in dict.fromkeys(row['precision'] for row in rows):
+        for backward in (False, True):
+            chosen = [row for row in rows if (row['precision'], row['backward']) == (precision, backward)]
+            if chosen:
+                yield from _operator_table(chosen, f'{precision}, {"forward and backward" if backward else "forward"}, ms')
 
 
 def _operator_table(rows: list[dict], title: str) -> Iterator[str]:
@@ -200,10 +204,7 @@ def _operator_table(rows: list[dict], title: str) -> Iterator[str]:
 
 
 def _sweep(steps: dict) -> Iterator[str]:
-    rows = list(_done(steps, 'sweep').values())
-    for precision, backward in dict.fromkeys((row['precision'], row['backward']) for row in rows):
-        chosen = [row for row in rows if (row['precision'], row['backward']) == (precision, backward)]
-        yield from _operator_table(chosen, f'{precision}, {"forward and backward" if backward else "forward"}, ms')
+    yield from _operator_tables(list(_done(steps, 'sweep').values()))
 
 
 def _inference(steps: dict) -> Iterator[str]:

@@ -21,6 +21,7 @@ from mmpelk.ops.backends import BACKENDS
 from mmpelk.utils.errors import InputError
 
 triton = pytest.importorskip('triton', minversion='3', reason='there is no Triton')
+pytestmark = pytest.mark.usefixtures('interpreted')
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 OF_TRITON = [  # the names of the small checks of both backends
     f'{backend}, {dtype}, {what}'
@@ -32,15 +33,6 @@ OF_TRITON = [  # the names of the small checks of both backends
     for backend in ('triton', 'taps', 'auto')
     for what, how in (('deterministic algorithms', ''), ('derivatives', ''), ('torch.compile', ', aot_eager'))
 ]
-
-
-@pytest.fixture(autouse=True, scope='module')
-def interpreted():
-    """See tests/ops/backends/test_triton.py."""
-    with pytest.MonkeyPatch.context() as patch:
-        if DEVICE == 'cpu':
-            patch.setenv('TRITON_INTERPRET', '1')
-        yield
 
 
 @pytest.mark.skipif(DEVICE == 'cuda', reason='make gpu runs the checks on a GPU')

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from mmpelk.analysis.gpu_checks import deterministic_algorithms
 from mmpelk.ops import SharingGrid, autotune
 from mmpelk.ops.cells import crop
 from mmpelk.utils.errors import InputError
@@ -157,11 +158,8 @@ def test_the_first_backend_is_used_where_nothing_may_be_measured(recorder, monke
 
 def test_deterministic_algorithms_ignore_measurements(recorder):
     assert fastest(recorder, 2, 3, 9, 9) is recorder.b
-    torch.use_deterministic_algorithms(True)
-    try:
+    with deterministic_algorithms():
         assert fastest(recorder, 2, 3, 9, 9) is recorder.a
-    finally:
-        torch.use_deterministic_algorithms(False)
     assert len(recorder.calls) == 3
 
 
@@ -179,11 +177,8 @@ def test_may_measure(monkeypatch):
     capturing = True
     assert not autotune.may_measure(gpu)
     capturing = False
-    torch.use_deterministic_algorithms(True)
-    try:
+    with deterministic_algorithms():
         assert not autotune.may_measure(gpu)
-    finally:
-        torch.use_deterministic_algorithms(False)
 
 
 def test_the_time_is_the_shortest_of_three_calls_after_a_warm_up(monkeypatch):

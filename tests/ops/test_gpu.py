@@ -6,6 +6,7 @@ import torch
 from cases import HALVES, SIZES, assert_same_bits, check_against_loops, relative_error
 from reference import box_correlate, correlate, expand
 
+from mmpelk.analysis.gpu_checks import deterministic_algorithms
 from mmpelk.ops import SharingGrid, autotune, available_backends, describe_backends, peripheral_conv2d
 from mmpelk.ops.backends import BACKENDS, choose_backend
 
@@ -123,11 +124,8 @@ def test_auto_on_a_large_map_matches_the_reference():
 def test_deterministic_algorithms_select_triton_without_measuring(monkeypatch):
     cells = SharingGrid.peripheral(51).cells
     monkeypatch.setattr(autotune, '_seconds', None)
-    torch.use_deterministic_algorithms(True)
-    try:
+    with deterministic_algorithms():
         assert choose_backend('auto', torch.randn(1, 3, 9, 9, device='cuda'), cells, cells) is BACKENDS['triton']
-    finally:
-        torch.use_deterministic_algorithms(False)
 
 
 def test_fft_respects_its_memory_limit():

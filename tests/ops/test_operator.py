@@ -4,6 +4,7 @@ import pytest
 import torch
 from cases import assert_same_bits
 
+from mmpelk.analysis.gpu_checks import deterministic_algorithms
 from mmpelk.ops import SharingGrid, available_backends, peripheral_conv2d
 
 
@@ -82,8 +83,5 @@ def test_deterministic_algorithms_give_the_same_bits_twice(backend):
         output = peripheral_conv2d(*leaves, grid, backend=backend)
         return output, *torch.autograd.grad(output.sin().sum(), leaves)
 
-    torch.use_deterministic_algorithms(True)
-    try:
+    with deterministic_algorithms():
         assert_same_bits(run(), run())
-    finally:
-        torch.use_deterministic_algorithms(False)

@@ -85,6 +85,11 @@ def check_backend_name(name: str) -> None:
         raise ValueError(f'backend must be one of {("auto", *BACKENDS)}, got {name!r}')
 
 
+def accepts(name: str, columns: Sequence[int]) -> bool:
+    """Return whether the ``forward`` of a backend accepts kernels with these columns of cells."""
+    return len(columns) <= getattr(BACKENDS[name], 'MAX_CELLS', len(columns))
+
+
 def choose_backend(name: str, input: Tensor, rows: Sequence[int], columns: Sequence[int], backward: bool = False) -> ModuleType:
     """Return the backend that computes a call.
 
@@ -104,8 +109,7 @@ def choose_backend(name: str, input: Tensor, rows: Sequence[int], columns: Seque
     check_backend_name(name)
     if name == 'auto':
         available = reversed(available_backends(input.device, input.dtype))
-        limits = {name: getattr(BACKENDS[name], 'MAX_CELLS', len(columns)) for name in available}
-        candidates = {name: BACKENDS[name] for name, limit in limits.items() if backward or len(columns) <= limit}
+        candidates = {name: BACKENDS[name] for name in available if backward or accepts(name, columns)}
         if input.device.type == 'cuda':
             chosen = fastest(candidates, input, rows, columns, backward)
         else:

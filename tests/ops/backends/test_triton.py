@@ -9,6 +9,7 @@ import torch
 from cases import HALVES, SIZES, assert_same_bits, check_against_loops, relative_error
 from reference import correlate
 
+from mmpelk.analysis.gpu_checks import deterministic_algorithms
 from mmpelk.ops import SharingGrid, available_backends, depthwise_conv2d, describe_backends, peripheral_conv2d
 from mmpelk.ops.backends import BACKENDS, choose_backend
 from mmpelk.ops.backends import triton as triton_backend
@@ -17,18 +18,10 @@ from mmpelk.ops.cells import crop
 from mmpelk.utils.errors import InputError
 
 pytest.importorskip('triton', minversion='3', reason='there is no Triton, or one whose language lacks what the kernels need')
+pytestmark = pytest.mark.usefixtures('interpreted')
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 3e-3, torch.bfloat16: 1e-2}
 TYPES = list(TOLERANCE)
-
-
-@pytest.fixture(autouse=True, scope='module')
-def interpreted():
-    """Set the variable that makes Triton interpret our kernels, which are imported on first use. conftest.py imports Triton with it."""
-    with pytest.MonkeyPatch.context() as patch:
-        if DEVICE == 'cpu':
-            patch.setenv('TRITON_INTERPRET', '1')
-        yield
 
 
 def cases():
@@ -113,35 +106,25 @@ def test_no_axis_of_a_grid_can_overflow(monkeypatch):
     assert grids == [(256 * 384,)]
 
 
-class FakeTuner:
-    """Stands for a kernel with Triton's autotuner, which finds the last block the fastest."""
-
-    def __init__(self, blocks):
-        self.configs, self.best_config = list(blocks), None
-
-    def __getitem__(self, grid):
-        return self.run
-
-    def run(self, *arguments, **constants):
-        self.best_config = self.configs[-1]
-        launched.append(self.best_config)
-
-
-launched = []
-
-
 def test_where_nothing_is_timed_the_block_of_an_earlier_call_is_used(monkeypatch):
+    launched = []
+
+    class FakeTuner:
+        """Stands for a kernel with Triton's autotuner, which finds the last block the fastest."""
+
+        def __init__(self, blocks):
+            self.configs, self.best_config = list(blocks), blocks[-1]
+
+        def __getitem__(self, grid):
+            return lambda *arguments, **constants: launched.append(self.best_config)
+
     monkeypatch.setattr(triton_backend, '_FASTEST', {})
-    launched.clear()
     x = torch.zeros(1)
     for tune, size in ((False, 5), (True, 5), (False, 5), (False, 6)):
         triton_backend.launch(FakeTuner, ((1,), (2,), (3,)), tune, (1,), x, size, PRECISION='ieee')
     triton_backend.launch(FakeTuner, ((1,), (2,), (3,)), False, (1,), x.half(), 5, PRECISION='ieee')
-    torch.use_deterministic_algorithms(True)
-    try:
+    with deterministic_algorithms():
         triton_backend.launch(FakeTuner, ((1,), (2,), (3,)), False, (1,), x, 5, PRECISION='ieee')
-    finally:
-        torch.use_deterministic_algorithms(False)
     assert launched == [(1,), (3,), (3,), (1,), (1,), (1,)]
 
 

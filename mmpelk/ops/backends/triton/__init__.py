@@ -251,7 +251,7 @@ def launch(
         blocks = (blocks[0] if torch.are_deterministic_algorithms_enabled() else _FASTEST.get(key, blocks[0]),)
     tuned = kernel(blocks)
     tuned[grid](*arguments, **constants)
-    if tune:
+    if tune and key not in _FASTEST:
         _FASTEST[key] = blocks[tuned.configs.index(tuned.best_config)]
 
 

@@ -30,7 +30,7 @@ from . import (
     size_class,
     weight_grad,
     why_unavailable,
-)  # fmt: skip
+)
 from . import unavailable as products_unavailable
 
 __all__ = ['cost', 'details', 'forward', 'unavailable', 'weight_grad']
