@@ -12,18 +12,15 @@ import copy
 import io
 from pathlib import Path
 
-import mmcv
 import torch
-from mmengine.config import Config
-from torch import Tensor
 
 from mmpelk.apis import load_model
-from mmpelk.apis.images import read_image
-from mmpelk.checkpoints.fit import large_kernel_backbones
 from mmpelk.deployment import Exportable, check_onnx, export, fold, metadata, to_onnx
+from mmpelk.deployment.example_images import crop_size, random_images, read_tensor
 from mmpelk.deployment.exporting import PARTS, check_size, task
 from mmpelk.engine.command_line import add_cfg_options, run_tool
 from mmpelk.engine.config import read_config
+from mmpelk.models.backbones import large_kernel_backbones
 from mmpelk.utils.errors import InputError
 from mmpelk.utils.files import write_atomically
 
@@ -66,30 +63,6 @@ def main() -> None:
         print(f'onnxruntime against torch on {compared}: relative difference {difference:.1e}{maxima}')
         write_atomically(content, args.out)
     print(f'{args.out}: {args.out.stat().st_size / 2**20:.1f} MiB')
-
-
-def crop_size(cfg: Config) -> tuple[int, int]:
-    """Return the (height, width) with which the config trains a segmentor or tests a classifier."""
-    sizes = [cfg.model.get('data_preprocessor', {}).get('size')]
-    pipeline = (cfg.get('test_dataloader') or {}).get('dataset', {}).get('pipeline', [])
-    sizes += [step.get('crop_size') for step in pipeline]
-    sizes += [
-        step.scale[::-1] if isinstance(step.scale, (list, tuple)) else step.scale for step in pipeline if step.type == 'Resize'
-    ]
-    size = next(filter(None, sizes), None) if cfg.get('default_scope') != 'mmdet' else None
-    if size is None:
-        raise InputError('the config has no crop size; use --size H W')
-    return (size, size) if isinstance(size, int) else tuple(size)
-
-
-def read_tensor(path: str, size: tuple[int, int]) -> Tensor:
-    """Read an image file as a (1, 3, H, W) RGB tensor with values from 0 to 255."""
-    image = mmcv.imresize(mmcv.bgr2rgb(read_image(path)), (size[1], size[0]))
-    return torch.from_numpy(image).permute(2, 0, 1)[None].float()
-
-
-def random_images(size: tuple[int, int]) -> Tensor:
-    return 255 * torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
 
 
 if __name__ == '__main__':

@@ -6,27 +6,13 @@ import argparse
 from pathlib import Path
 
 import mmcv
-import numpy as np
 
 from mmpelk.apis import init_model, predictions
+from mmpelk.apis.drawing import grid_of
 from mmpelk.apis.images import find_sources
 from mmpelk.engine.command_line import add_cfg_options, run_tool
 from mmpelk.engine.config import read_config
 from mmpelk.utils.errors import InputError
-
-
-def grid_of(pictures: list[np.ndarray]) -> np.ndarray:
-    """Arrange pictures on one sheet that is about square. Each fits into the size of the first picture."""
-    height, width = pictures[0].shape[:2]
-    columns = int(np.ceil(len(pictures) ** 0.5))
-    rows = -(-len(pictures) // columns)
-    sheet = np.full((rows * height, columns * width, 3), 255, np.uint8)
-    for index, picture in enumerate(pictures):
-        small = mmcv.imrescale(picture, min(height / picture.shape[0], width / picture.shape[1]))
-        small = small[:height, :width]
-        top, left = index // columns * height, index % columns * width
-        sheet[top : top + small.shape[0], left : left + small.shape[1]] = small
-    return sheet
 
 
 def main() -> None:

@@ -14,13 +14,13 @@ from mmengine.utils import track_iter_progress
 from mmpelk.analysis.receptive_field import (
     SHARES,
     area_ratios,
-    build_backbone,
     contribution_map,
     heat_map,
     load_images,
     without_pooling,
 )
 from mmpelk.apis.images import images_in
+from mmpelk.apis.models import load_backbone
 from mmpelk.datasets.digit_scenes import load_photos
 from mmpelk.engine.command_line import add_cfg_options, run_tool
 from mmpelk.engine.config import read_config
@@ -57,7 +57,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     cfg = read_config(args.config, args.cfg_options)
-    backbone = build_backbone(cfg, args.checkpoint).to(get_device())
+    backbone = load_backbone(cfg, args.checkpoint).to(get_device())
     backbone.eval()  # in a line of its own, because eval() of mmpretrain's backbones returns None
     norm = cfg.model.get('data_preprocessor') or {}
     for name in ('mean', 'std'):

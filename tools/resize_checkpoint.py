@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from mmpelk.checkpoints import model_weights, read_checkpoint, write_checkpoint
+from mmpelk.checkpoints.resizing import resize_checkpoint
 from mmpelk.engine.command_line import check_outputs, run_tool
-from mmpelk.models.state_dict import resize_stages
 from mmpelk.ops import SharingGrid
 from mmpelk.ops.resizing import RESIZE_MODES
-from mmpelk.utils.errors import InputError
 
 
 def main() -> None:
@@ -27,28 +25,12 @@ def main() -> None:
     parser.add_argument('--mode', choices=RESIZE_MODES, default='extend', help='default: %(default)s')
     args = parser.parse_args()
     check_outputs([args.out], [args.source])
-    checkpoint = read_checkpoint(args.source)
-    weights = model_weights(checkpoint)
-    kernels = [name for name in weights if name.endswith('token_mixer.large.weight')]
-    if not kernels:
-        raise InputError(f'checkpoint {args.source} has no kernels of a PeLK (stages.*.*.token_mixer.large.weight)')
-    for name in kernels:
-        half_name = name.replace('.weight', '.half_grid')
-        if half_name not in weights:
-            raise InputError(f'checkpoint {args.source} has no {half_name}, which defines the grid of {name}')
 
-    def new_grid(index: int, old: SharingGrid) -> SharingGrid:
-        size = args.kernel_sizes[index]
+    def new_grid(stage: int, old: SharingGrid) -> SharingGrid:
+        size = args.kernel_sizes[stage]
         return old.extended(size) if args.outward else SharingGrid.peripheral(size, args.center_size)
 
-    try:
-        stages = resize_stages(weights, new_grid, args.mode)
-    except InputError as error:
-        raise InputError(f'checkpoint {args.source}: {error}') from error
-    write_checkpoint(dict(state_dict=weights, meta=checkpoint.get('meta', {})), args.out)
-    for name, (old, new) in stages.items():
-        sizes = f'{old.kernel_size}x{old.kernel_size} resized to {new.kernel_size}x{new.kernel_size}'
-        print(f'{name}*: kernels {sizes}, half grid {list(old.half)} to {list(new.half)}, mode {args.mode!r}')
+    print('\n'.join(resize_checkpoint(args.source, args.out, new_grid, args.mode)))
     print(f'written to {args.out}')
 
 

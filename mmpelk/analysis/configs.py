@@ -13,16 +13,6 @@ from mmpelk.engine.config import read_config
 FOLDERS = (Path(__file__).parents[1] / '.mim/configs', Path(__file__).parents[2] / 'configs')
 
 
-def config_path(name: str) -> Path:
-    """Return the path of a config.
-
-    Args:
-        name: Path below ``configs/``, without the suffix.
-    """
-    folder = next(filter(Path.is_dir, FOLDERS), FOLDERS[-1])
-    return folder / f'{name}.py'
-
-
 def packaged_config(name: str, backbone: dict | None = None) -> Config:
     """Read a config.
 
@@ -34,4 +24,5 @@ def packaged_config(name: str, backbone: dict | None = None) -> Config:
         InputError: If the file does not exist.
     """
     options = dict(model=dict(backbone=copy.deepcopy(backbone))) if backbone else None  # mmengine removes the _delete_ keys
-    return read_config(str(config_path(name)), options)
+    folder = next(filter(Path.is_dir, FOLDERS), FOLDERS[-1])
+    return read_config(str(folder / f'{name}.py'), options)

@@ -12,6 +12,7 @@ from mmpelk.engine.runner import build_runner
 
 from . import reach_comparison as reach
 from .kernel_comparison import mean_and_spread
+from .measurement_series import measure_missing
 from .training_log import read_scalars
 
 SIZE = 224
@@ -84,6 +85,17 @@ def train(name: str, seed: int, root: Path) -> dict[str, float]:
     _, validation = read_scalars(Path(cfg.work_dir))
     metrics = validation[cfg.train_cfg.max_iters]
     return {half: round(metrics[f'glyphs/{half}'], 2) for half in ('left', 'right')}
+
+
+def compare(seeds: int, root: Path) -> str:
+    """Train all ways that have no result yet, and return the table of results."""
+
+    def measure(run: str) -> dict[str, float]:
+        name, seed = run.rsplit('/', 1)
+        return train(name, int(seed), root)
+
+    runs = [f'{name}/{seed}' for seed in range(seeds) for name in WAYS]
+    return results_as_markdown(measure_missing(runs, measure, root / 'results.json'), seeds)
 
 
 def results_as_markdown(results: Mapping[str, Mapping[str, float]], seeds: int) -> str:

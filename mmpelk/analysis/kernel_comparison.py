@@ -1,13 +1,22 @@
-"""Compare the kernel forms of Table 1 and the grids of Table 5 on digits: the variants, their configs, and the table of results."""
+"""Compare the kernel forms of Table 1 and the grids of Table 5 on digits: the variants, their training, and the table of results."""
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
-from .configs import config_path
+from mmengine.config import Config
+
+from mmpelk.engine.training import train
+from mmpelk.utils.errors import InputError
+
+from .configs import packaged_config
+from .measurement_series import measure_missing
 from .paper import TABLE5
+from .training_log import read_scalars
 
 
 class Variant(NamedTuple):
@@ -35,26 +44,56 @@ VARIANTS = {
 }
 
 
-def config_text(name: str, seed: int, epochs: int) -> str:
+def run_config(name: str, seed: int, epochs: int, root: Path) -> Config:
     """Return the config that trains a variant of PeLK atto on digits, without sparsity.
 
     Args:
         name: A key of ``VARIANTS``.
         seed: Random seed.
         epochs: Number of epochs, at least 2.
+        root: Folder of the comparison, with a work dir for each run.
     """
-    settings = ', '.join(f'{key}={value!r}' for key, value in VARIANTS[name].backbone.items())
-    return (
-        f"_base_ = '{config_path('demo/pelk_atto_digits_cls')}'\n"
-        f'model = dict(backbone=dict({settings}))\n'
-        f'train_cfg = dict(max_epochs={epochs}, val_interval={epochs})\n'
-        'param_scheduler = [\n'
-        "    dict(type='LinearLR', start_factor=1e-3, by_epoch=True, begin=0, end=1, convert_to_iter_based=True),\n"
-        f"    dict(type='CosineAnnealingLR', eta_min=1e-6, by_epoch=True, begin=1, end={epochs}, convert_to_iter_based=True),\n"
-        ']\n'
-        "custom_hooks = [dict(type='EMAHook', momentum=0.02, priority='ABOVE_NORMAL')]\n"
-        f'randomness = dict(seed={seed})\n'
-    )
+    cfg = packaged_config('demo/pelk_atto_digits_cls', VARIANTS[name].backbone)
+    cfg.train_cfg.update(max_epochs=epochs, val_interval=epochs)
+    cfg.param_scheduler[1].end = epochs
+    cfg.custom_hooks = [dict(type='EMAHook', momentum=0.02, priority='ABOVE_NORMAL')]
+    cfg.default_hooks.checkpoint.type = 'AtomicCheckpointHook'
+    cfg.randomness.seed = seed
+    folder = root / f'{epochs}e' / re.sub(r'\W+', '_', f'{name}_{seed}')
+    cfg.visualizer.name = folder.name  # mmengine keeps one log, and one visualizer, per name
+    cfg.update(work_dir=str(folder), experiment_name=folder.name, launcher='none', log_level='ERROR')
+    return cfg
+
+
+def train_variant(name: str, seed: int, epochs: int, root: Path) -> float:
+    """Train a variant, or resume its training, and return its last top-1 accuracy in percent."""
+    cfg = run_config(name, seed, epochs, root)
+    train(cfg, resume='auto')
+    _, validation = read_scalars(Path(cfg.work_dir))
+    return round(validation[max(validation)]['accuracy/top1'], 2)
+
+
+def compare(seeds: int, epochs: int, root: Path) -> str:
+    """Train all variants that have no result yet, and return the table of results.
+
+    Args:
+        seeds: Number of seeds.
+        epochs: Number of epochs, at least 2.
+        root: Folder of the comparison.
+
+    Raises:
+        InputError: If the digits in ``data/digits`` do not exist.
+    """
+    if not Path('data/digits').is_dir():
+        raise InputError('data/digits does not exist; make it with python tools/make_digits.py')
+
+    def measure(run: str) -> float:
+        name, seed = run.rsplit('/', 1)
+        return train_variant(name, int(seed), epochs, root)
+
+    # All variants with the first seed come before any with the second, so that an interrupted comparison is still fair.
+    runs = [f'{name}/{seed}' for seed in range(seeds) for name in VARIANTS]
+    return results_as_markdown(measure_missing(runs, measure, root / f'results_{epochs}e.json'), seeds, epochs)
 
 
 def results_as_markdown(results: Mapping[str, float], seeds: int, epochs: int) -> str:

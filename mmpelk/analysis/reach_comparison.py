@@ -16,6 +16,8 @@ from mmpelk.engine.runner import build_runner
 
 from .configs import packaged_config
 from .kernel_comparison import ALL_CHANNELS, LAST_STAGE, mean_and_spread
+from .measurement_series import measure_missing
+from .model_benchmarks import peak_memory
 from .paper import TABLE5
 from .training_log import read_scalars
 
@@ -122,6 +124,36 @@ def train(run: Run, iterations: int, root: Path) -> dict:
     parts = [metrics[f'glyphs/part_{part + 1}'] for part in range(PARTS)]
     parts = [None if math.isnan(accuracy) else round(accuracy, 2) for accuracy in parts]
     return result | dict(parts=parts, cpu_seconds=round(seconds, 1))
+
+
+def compare(
+    sizes: Sequence[int], variants: Sequence[str], ablations: bool, seeds: int, iterations: int, root: Path
+) -> tuple[dict[str, dict], str]:
+    """Train all runs that have no result yet, and measure the memory of one run of each variant.
+
+    Args:
+        sizes, variants, seeds: The runs, as in :func:`runs`.
+        ablations: Whether to train the ablations too, on images of the first size.
+        iterations: Number of iterations, at least 10.
+        root: Folder of the comparison.
+
+    Returns:
+        The results of :func:`train` by run, and their tables.
+    """
+    tables = [(sizes, variants)] + ([(sizes[:1], list(ABLATIONS))] if ablations else [])
+    planned = {str(run): run for table in tables for run in runs(*table, seeds)}
+
+    def memory(name: str) -> float:
+        run = planned[f'{name}/0']
+        cfg = run_config(run, iterations, root)
+        return round(peak_memory(cfg, cfg.train_dataloader.batch_size, run.size, 'cpu'))
+
+    results = measure_missing(
+        list(planned), lambda name: train(planned[name], iterations, root), root / f'results_{iterations}i.json'
+    )
+    names = list(dict.fromkeys(f'{run.size}/{run.variant}' for run in planned.values()))
+    needed = measure_missing(names, memory, root / 'memory.json')
+    return results, '\n'.join(results_as_markdown(results, needed, *table, seeds) for table in tables)
 
 
 def results_as_markdown(

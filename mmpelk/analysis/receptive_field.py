@@ -9,44 +9,16 @@ import cv2
 import mmcv
 import numpy as np
 import torch
-from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mmpelk.apis.images import read_image
-from mmpelk.checkpoints import check_fit, check_prefix, model_weights, read_checkpoint
-from mmpelk.utils.errors import build_errors
 
 # The shares of the total contribution in the tables of RepLKNet and SLaK.
 SHARES = (0.2, 0.3, 0.5, 0.99)
 CENTER = (0.5, 0.5)
 # Before the logarithm, heat maps scale the contributions so that the largest has this value.
 LARGEST = 1e3
-
-
-def build_backbone(cfg: Config, checkpoint: str | Path | None) -> nn.Module:
-    """Build the backbone of a config.
-
-    Args:
-        cfg: The config.
-        checkpoint: Checkpoint of the config's model. Without one, the backbone is initialized as for training.
-
-    Raises:
-        InputError: If the backbone cannot be built, or the checkpoint is missing, broken, unsafe, or does not match it.
-    """
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    with build_errors():
-        backbone = MODELS.build(cfg.model.backbone)
-    if checkpoint:
-        weights = read_checkpoint(checkpoint)
-        check_prefix(weights, 'backbone.', checkpoint)
-        weights = model_weights(weights, 'backbone.')
-        check_fit(weights, backbone, checkpoint)
-        backbone.load_state_dict(weights)
-    else:
-        backbone.init_weights()
-    return backbone
 
 
 def without_pooling(backbone: nn.Module) -> Callable[[Tensor], Sequence[Tensor]]:

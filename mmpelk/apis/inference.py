@@ -16,7 +16,8 @@ from mmengine.utils import ProgressBar
 from mmpelk.utils.errors import InputError
 from mmpelk.utils.memory import free_memory, measured_peak
 
-from .images import MAX_PIXELS, Inputs, draw, find_sources, picture_writer, read_image
+from .drawing import draw, picture_writer
+from .images import MAX_PIXELS, Inputs, find_sources, read_image
 
 # The sizes of the images with which the memory of a prediction is measured. PeLK atto with UperNet takes at least as much per pixel.
 MEASURED_SIZES = (256, 768)

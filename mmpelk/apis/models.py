@@ -13,7 +13,7 @@ from mmengine.infer import BaseInferencer
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from torch import Tensor, nn
 
-from mmpelk.checkpoints import check_fit, model_weights, read_checkpoint
+from mmpelk.checkpoints import check_fit, check_prefix, model_weights, read_checkpoint
 from mmpelk.engine.config import read_config
 from mmpelk.utils.errors import InputError, build_errors, first_line
 from mmpelk.utils.torchvision_compat import declare_missing_operators
@@ -87,6 +87,30 @@ def load_model(cfg: Config, checkpoint_path: str | Path, device: str | None = No
     model.load_state_dict(weights)
     model.dataset_meta = dataset_meta(cfg, checkpoint, checkpoint_path)
     return model.to(device).eval()
+
+
+def load_backbone(cfg: Config, checkpoint: str | Path | None) -> nn.Module:
+    """Build the backbone of a config.
+
+    Args:
+        cfg: The config.
+        checkpoint: Checkpoint of the config's model. Without one, the backbone is initialized as for training.
+
+    Raises:
+        InputError: If the backbone cannot be built, or the checkpoint is missing, broken, unsafe, or does not match it.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    with build_errors():
+        backbone = MODELS.build(cfg.model.backbone)
+    if checkpoint:
+        weights = read_checkpoint(checkpoint)
+        check_prefix(weights, 'backbone.', checkpoint)
+        weights = model_weights(weights, 'backbone.')
+        check_fit(weights, backbone, checkpoint)
+        backbone.load_state_dict(weights)
+    else:
+        backbone.init_weights()
+    return backbone
 
 
 def framework(cfg: Config) -> str:

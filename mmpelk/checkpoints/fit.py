@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmpelk.models import PeLK
-from mmpelk.models.growing import GrownConv2d, describe_resizing, grown_backbones
-from mmpelk.ops import DepthwiseConv2d, PeripheralConv2d
+from mmpelk.models.backbones import depthwise_kernels, large_kernel_backbones
+from mmpelk.models.growing import GrownConv2d, describe_resizing
 from mmpelk.utils.errors import InputError
 
 from .reading import model_weights
@@ -60,18 +60,6 @@ def resized_shapes(weights: Mapping[str, Tensor], model: nn.Module) -> tuple[dic
             if grids is not None:
                 lines.append(f'{prefix}weight: {describe_resizing(*grids)}')
     return shapes, lines
-
-
-def large_kernel_backbones(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Return every PeLK and every backbone with grown kernels in a model, with the prefix of its names."""
-    pelks = [(f'{name}.' if name else '', module) for name, module in model.named_modules() if isinstance(module, PeLK)]
-    return pelks + grown_backbones(model)
-
-
-def depthwise_kernels(backbone: nn.Module) -> list[str]:
-    """Return the names of the depthwise kernels that mmpelk evaluates in a backbone."""
-    kinds = (PeripheralConv2d, DepthwiseConv2d)
-    return [f'{name}.weight' for name, module in backbone.named_modules() if isinstance(module, kinds)]
 
 
 def check_fit(

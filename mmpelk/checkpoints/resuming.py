@@ -64,7 +64,7 @@ def check_resumable(checkpoint: Mapping[str, Any], path: str | Path) -> None:
         _check(type(value) is bool, path, f"message_hub['resumed_keys']['{key}']", value, 'a bool')
     for key, value in hub['runtime_info'].items():
         if str(key).startswith('best_score'):
-            _check(_is_number(value), path, f"message_hub['runtime_info']['{key}']", value, 'a number')
+            _check(_is_scalar(value), path, f"message_hub['runtime_info']['{key}']", value, 'a number')
 
 
 def check_optimizer(optimizer: Optimizer, path: str | Path) -> None:
@@ -75,8 +75,8 @@ def check_optimizer(optimizer: Optimizer, path: str | Path) -> None:
     """
     for index, group in enumerate(optimizer.param_groups):
         for key, default in optimizer.defaults.items():
-            if _is_number(default):
-                _check(_is_number(group.get(key)), path, f"the optimizer's {key} in group {index}", group.get(key), 'a number')
+            if _is_scalar(default):
+                _check(_is_scalar(group.get(key)), path, f"the optimizer's {key} in group {index}", group.get(key), 'a number')
         for weight in group['params']:
             state = optimizer.state.get(weight, {})
             for key in MOMENTS:
@@ -103,10 +103,10 @@ def check_schedule(state: Mapping[str, Any], previous: Mapping[str, Any], path: 
     for key, old in previous.items():
         value = state.get(key)
         name = f"param_schedulers[{index}]['{key}']"
-        if _is_number(old):
-            _check(_is_number(value), path, name, value, 'a number')
+        if _is_scalar(old):
+            _check(_is_scalar(value), path, name, value, 'a number')
         elif isinstance(old, list):
-            is_valid = isinstance(value, list) and len(value) == len(old) and all(map(_is_number, value))
+            is_valid = isinstance(value, list) and len(value) == len(old) and all(map(_is_scalar, value))
             _check(is_valid, path, name, value, f'{len(old)} numbers')
         elif isinstance(old, bool):
             _check(type(value) is bool, path, name, value, 'a bool')
@@ -114,7 +114,8 @@ def check_schedule(state: Mapping[str, Any], previous: Mapping[str, Any], path: 
             _check(type(value) is str and value == old, path, name, value, repr(old))
 
 
-def _is_number(value: object) -> bool:
+def _is_scalar(value: object) -> bool:
+    """Return whether a value is a number, which may be infinite, or a tensor or an array with one."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) or getattr(value, 'ndim', None) == 0
 
 

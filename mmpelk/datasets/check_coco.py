@@ -12,6 +12,7 @@ from typing import Any
 
 from mmengine.logging import print_log
 
+from mmpelk.utils.arguments import is_number
 from mmpelk.utils.errors import InputError, first_line
 
 # A box may extend beyond its image by a rounding error.
@@ -78,7 +79,7 @@ def _check_items(ann_file: Path, data: dict, image_dir: str | Path, classes: Seq
             raise InputError(f'{where}: category_id {item["category_id"]} is not among the categories')
         image = images[item['image_id']]
         _check_box(item, image, where)
-        if not _is_number(item['area']) or item['area'] < 0:
+        if not is_number(item['area']) or item['area'] < 0:
             raise InputError(f'{where}: area is {item["area"]!r}; expected a number of at least 0')
         if item.get('iscrowd', 0) not in (0, 1):
             raise InputError(f'{where}: iscrowd is {item["iscrowd"]!r}; expected 0 or 1')
@@ -111,7 +112,7 @@ def _by_id(items: list[dict], ann_file: Path, kind: str) -> dict[int, dict]:
 def _check_box(item: dict, image: dict, where: str) -> None:
     """Raise InputError unless a box has no negative size and lies inside its image."""
     box = item['bbox']
-    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+    if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
         raise InputError(f'{where}: box {box!r} is not four numbers: left, top, width, and height')
     left, top, width, height = box
     if min(width, height) < 0:
@@ -128,7 +129,7 @@ def _segmentation_fault(segmentation: Any, image: dict) -> str | None:
         if not segmentation:
             return 'has no polygon'
         for polygon in segmentation:
-            if not isinstance(polygon, list) or len(polygon) % 2 or not all(map(_is_number, polygon)):
+            if not isinstance(polygon, list) or len(polygon) % 2 or not all(map(is_number, polygon)):
                 return f'has the polygon {str(polygon)[:60]}; expected its points as x, y, x, y, ...'
         return None
     if not isinstance(segmentation, dict):
@@ -168,7 +169,3 @@ def _runs(counts: str) -> list[int] | None:
             runs.append(value + runs[-2] if len(runs) > 2 else value)
             value = shift = 0
     return None if shift else runs
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

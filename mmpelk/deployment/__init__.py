@@ -1,6 +1,7 @@
 """Use trained models without the training framework: folded checkpoints, torch.export programs, and ONNX files."""
 
-from .exporting import Exportable, check_onnx, export, metadata, to_onnx
-from .folding import fold
+from .exporting import Exportable, export
+from .folding import fold, fold_checkpoint
+from .onnx_files import check_onnx, metadata, to_onnx
 
-__all__ = ['Exportable', 'check_onnx', 'export', 'fold', 'metadata', 'to_onnx']
+__all__ = ['Exportable', 'check_onnx', 'export', 'fold', 'fold_checkpoint', 'metadata', 'to_onnx']

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
+from mmengine.config import Config
 from torch import Tensor, nn
 
-from mmpelk.checkpoints.fit import large_kernel_backbones
+from mmpelk.apis import load_model
+from mmpelk.checkpoints.writing import checkpoint_bytes
 from mmpelk.models import PeLK, switch_to_deploy
+from mmpelk.models.backbones import large_kernel_backbones
 from mmpelk.utils.errors import InputError
+from mmpelk.utils.files import write_together
 
 # Relative to the largest output.
 TOLERANCE = 1e-4
@@ -59,6 +64,43 @@ def fold(model: nn.Module, keep_grid: bool = False, size: int = 128) -> float:
             raise InputError(f'folding changes the outputs by {difference:.1e}, more than {TOLERANCE}')
         worst = max(worst, difference)
     return worst
+
+
+def fold_checkpoint(cfg: Config, checkpoint: str | Path, out: Path, keep_grid: bool = False) -> str:
+    """Fold a checkpoint, and write the result with the config that loads it.
+
+    Args:
+        cfg: The config of the checkpoint. It becomes the config of the folded one.
+        checkpoint: The checkpoint file.
+        out: The checkpoint to write. The config is written beside it, as a .py file.
+        keep_grid: See :func:`fold`.
+
+    Returns:
+        A line that says what changed.
+
+    Raises:
+        InputError: If the model has no backbone to fold, or the checkpoint does not fit it.
+    """
+    backbone = cfg.model.get('backbone', {})
+    if not str(backbone.get('type', '')).endswith(('PeLK', 'GrownBackbone')):
+        raise InputError(f'config {cfg.filename} has no PeLK or GrownBackbone at model.backbone')
+    if keep_grid and backbone.get('deploy') == 'plain':
+        raise InputError(
+            f'config {cfg.filename} describes a checkpoint folded without grids; --keep-grid needs the trained checkpoint'
+        )
+    model = load_model(cfg, checkpoint, 'cpu')
+    before = sum(p.numel() for p in model.parameters())
+    difference = fold(model, keep_grid)
+    after = sum(p.numel() for p in model.parameters())
+    backbone.update(deploy='grid' if keep_grid else 'plain', init_cfg=None)
+    if inner := backbone.get('backbone'):  # a GrownBackbone's
+        inner.update(init_cfg=None, **({'pretrained': False} if 'pretrained' in inner else {}))
+    cfg.pop('custom_hooks', None)  # hooks are for training
+    folded = dict(meta=dict(dataset_meta=model.dataset_meta), state_dict=model.state_dict())
+    config = out.with_suffix('.py')
+    write_together({out: checkpoint_bytes(folded), config: cfg.pretty_text.encode()})
+    counts = f'{before / 1e6:.2f} M parameters became {after / 1e6:.2f} M'
+    return f'{out}: {counts}; features differ by {difference:.1e}; config {config}'
 
 
 def relative_difference(outputs: Sequence[Tensor], references: Sequence[Tensor]) -> float:

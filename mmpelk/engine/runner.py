@@ -8,28 +8,25 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import cv2
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.dist import all_reduce_params
-from mmengine.hooks import CheckpointHook, EMAHook, Hook
+from mmengine.hooks import Hook
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import OptimWrapperDict, _ParamScheduler
 from mmengine.registry import HOOKS, RUNNERS
 from mmengine.runner import BaseLoop, Runner
-from PIL import Image
 from torch import distributed as dist
 from torch import nn
 
-from mmpelk.checkpoints import model_weights
 from mmpelk.checkpoints.resuming import check_optimizer, check_schedule
 from mmpelk.models import PeLK
-from mmpelk.utils.errors import TRACEBACK, InputError, build_errors, first_line
-from mmpelk.utils.pillow import FORMATS, check_image_depth, check_label_depth, forbid_ghostscript
+from mmpelk.utils.errors import TRACEBACK, InputError, build_errors, first_line, is_from_libraries
 
 from .config import has_gpu
-from .preflight import check_channels, check_class_count, unwrap
+from .pipeline import NamingPipeline
+from .preflight import check_channels, check_class_count
 from .randomness import ReproducibleDataset, ReproducibleIterationsHook
 
 # What mmengine reads from the environment that a launcher sets.
@@ -38,66 +35,6 @@ LAUNCHERS = dict(
     slurm=('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST'),
     mpi=('OMPI_COMM_WORLD_LOCAL_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_RANK', 'MASTER_ADDR'),
 )
-
-
-class NamingPipeline(Compose):
-    """A data pipeline that names the file when it cannot be read, and never decodes EPS images with Ghostscript.
-
-    Images of more than 8 bits that Pillow would clip are refused, and so are label maps with labels that mmseg would wrap around, and
-    images of another size than their annotations say.
-
-    Args:
-        pipeline: The pipeline whose transforms are run.
-    """
-
-    def __init__(self, pipeline: Compose) -> None:
-        self.transforms = pipeline.transforms
-        self._checks = {'seg_map_path': check_label_depth}
-        if any(getattr(step, 'imdecode_backend', None) == 'pillow' for step in self.transforms):
-            self._checks['img_path'] = check_image_depth
-
-    def __call__(self, data: dict) -> dict | None:
-        forbid_ghostscript()  # in each worker too, because a spawned process does not inherit it
-        paths = [data[key] for key in ('img_path', 'seg_map_path') if data.get(key)]
-        try:
-            for key, check in self._checks.items():
-                if data.get(key) and os.path.isfile(data[key]):  # a file in a remote store is not checked
-                    with Image.open(data[key]) as image:
-                        check(image, data[key])
-            if 'height' in data and os.path.isfile(data['img_path']):  # COCO's annotations have the sizes of the images
-                with Image.open(data['img_path']) as image:
-                    check_size(image, data)
-            return super().__call__(data)
-        except InputError:
-            raise
-        except (OSError, AssertionError, SyntaxError, ValueError, cv2.error, Image.DecompressionBombError) as error:
-            unreadable = [path for path in paths if not _is_readable(path)]
-            if not unreadable and isinstance(error, ValueError):  # Pillow raises one for a huge text in a PNG
-                raise
-            raise InputError(f'cannot read {" or ".join(unreadable or paths)}: {first_line(error)}') from error
-
-
-def check_size(image: Image.Image, data: dict) -> None:
-    """Check that an image has the size in its annotations.
-
-    Raises:
-        InputError: If it has another size. Width and height may be swapped, because Exif data can turn an image when it is loaded.
-    """
-    sizes = [(data['width'], data['height']), (data['height'], data['width'])]
-    if image.size not in sizes:
-        raise InputError(
-            f'{data["img_path"]} is {image.width}x{image.height}, but its annotations are for {data["width"]}x{data["height"]}'
-        )
-
-
-def _is_readable(path: str) -> bool:
-    """Return whether Pillow can decode an image file."""
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            image.load()
-    except Exception:  # a broken file can make Pillow raise anything, such as a SyntaxError
-        return False
-    return True
 
 
 @HOOKS.register_module()
@@ -141,6 +78,8 @@ class NamingRunner(Runner):
         except (InputError, torch.cuda.OutOfMemoryError):
             raise
         except (AssertionError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
+            if not is_from_libraries(error):  # a bug in a hook of the user's
+                raise
             raise InputError(
                 f'checkpoint {filename} cannot be resumed from: {_reason(error)} ({TRACEBACK}=1 shows where)'
             ) from error
@@ -283,76 +222,9 @@ def build_runner(cfg: Config) -> Runner:
         return RUNNERS.build(cfg) if 'runner_type' in cfg else NamingRunner.from_cfg(cfg)
 
 
-def accumulate_gradients(runner: Runner) -> None:
-    """Accumulate gradients over several iterations to reach the config's ``total_batch_size``, if it has one.
-
-    EMA hooks then average once per optimizer step. What the config counts in iterations (the length of an iteration-based training, the
-    learning rate's schedule, the intervals of validation and checkpoints) is multiplied, so that it stays the same in optimizer steps
-    and in images.
-
-    Raises:
-        InputError: If the total batch size is not a multiple of the number of processes times the batch size.
-    """
-    total = runner.cfg.get('total_batch_size')
-    if total is None:
-        return
-    batch = runner.cfg.train_dataloader.batch_size
-    steps, rest = divmod(total, runner.world_size * batch)
-    if rest or steps < 1:
-        raise InputError(
-            f'total_batch_size={total} is not a multiple of {runner.world_size} processes x batch size {batch}; '
-            'change total_batch_size or train_dataloader.batch_size'
-        )
-    runner.optim_wrapper['accumulative_counts'] = steps
-    for hook in runner.hooks:
-        if isinstance(hook, EMAHook):
-            hook.ema_cfg['interval'] = steps
-        if isinstance(hook, CheckpointHook) and not hook.by_epoch:
-            hook.interval *= steps
-    if 'max_iters' in runner._train_loop:
-        _multiply(runner._train_loop, ('max_iters', 'val_begin', 'val_interval'), steps)
-    schedulers = runner.param_schedulers or []
-    for scheduler in [schedulers] if isinstance(schedulers, dict) else schedulers:
-        if not scheduler.get('by_epoch', True):
-            _multiply(scheduler, ('begin', 'end', 'milestones', 'step_size', 'T_max'), steps)
-    runner.logger.info(
-        f'batch {total} = {runner.world_size} processes x {batch} images x {steps} iterations of accumulated gradients'
-    )
-
-
-def _multiply(options: dict, names: tuple[str, ...], factor: int) -> None:
-    """Multiply the options with the given names, numbers or lists of numbers, if they are set."""
-    for name in names:
-        value = options.get(name)
-        if value is not None:
-            options[name] = [item * factor for item in value] if isinstance(value, list) else value * factor
-
-
 def adopt_seed(runner: Runner, checkpoint: dict) -> None:
     """Use the seed of a checkpoint to resume from, if the config has none. mmengine does so only after it has built the data loaders."""
     seed = checkpoint['meta'].get('seed')
     if seed is not None and runner._randomness_cfg.get('seed') is None:
         runner._randomness_cfg.update(seed=seed)
         runner.set_randomness(**runner._randomness_cfg)
-
-
-def initialize_head(runner: Runner, path: str, checkpoint: dict) -> None:
-    """Let a classifier's head start from a checkpoint too, if the checkpoint has a head of the same shape.
-
-    Args:
-        runner: A runner whose model has not been initialized yet.
-        path: The checkpoint file.
-        checkpoint: Its content.
-    """
-    head = getattr(unwrap(runner.model), 'head', None)
-    if not isinstance(head, nn.Module):
-        return
-    weights = model_weights(checkpoint, 'head.')
-    fits = {name: value.shape for name, value in weights.items()} == {
-        name: value.shape for name, value in head.state_dict().items()
-    }
-    if fits:
-        head.init_cfg = dict(type='Pretrained', checkpoint=path, prefix='head.')
-    runner.logger.info(
-        f'the head starts from {path if fits else "random weights, because the checkpoint has no head of its shape"}'
-    )

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmpelk.utils.torch_compat import autocast_dtype
 
-from .inference import is_plain_inference
+from .plain_inference import is_plain_inference
 from .token_mixer import TokenMixer
 
 # The hidden layer of an MLP in inference is computed in pieces of this size. Pieces of 0.5 MB were 16% slower on 2 cores of an Intel

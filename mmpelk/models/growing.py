@@ -216,21 +216,6 @@ def switch_to_deploy(model: nn.Module) -> int:
     return len(places)
 
 
-def grown_backbones(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Return the parts of a model that have grown kernels, with the prefix of their names.
-
-    These are the modules that are called 'backbone'. If there are none, the model itself is the part.
-    """
-
-    def has_grown(module: nn.Module) -> bool:
-        return any(isinstance(child, GrownConv2d) for child in module.modules())
-
-    backbones = [
-        (f'{name}.', module) for name, module in model.named_modules() if name.split('.')[-1] == 'backbone' and has_grown(module)
-    ]
-    return backbones or ([('', model)] if has_grown(model) else [])
-
-
 def describe_resizing(old: SharingGrid, new: SharingGrid) -> str:
     """Describe in one line how a kernel was resized."""
     return (

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmpelk.ops import DepthwiseConv2d, PeripheralConv2d, SharingGrid, depthwise_conv2d, peripheral_conv2d, pos_embed_term
 from mmpelk.ops.partial import fork, join
 
-from .inference import is_plain_inference
+from .plain_inference import is_plain_inference
 
 DEFAULT_STRIPE_WIDTH = 5
 

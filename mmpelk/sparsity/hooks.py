@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from mmengine.dist import all_reduce_params, broadcast, broadcast_object_list, get_rank
 from mmengine.hooks import EMAHook, Hook
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.registry import HOOKS, MODELS
 from mmengine.runner import Runner
@@ -23,6 +22,7 @@ from torch.utils.hooks import RemovableHandle
 from mmpelk.utils.arguments import is_int, is_number
 from mmpelk.utils.errors import InputError
 from mmpelk.utils.torch_compat import hook_steps
+from mmpelk.utils.wrappers import unwrap
 
 from .densities import ALLOCATIONS, erk_counts, snip_counts, uniform_counts
 from .masks import mask_of_zeros, prune_and_grow, random_mask, shared_kernels, sparse_weights
@@ -62,7 +62,7 @@ class SparsityHook(Hook, ABC):
         """Apply the initial masks, or those of the checkpoint if training is resumed."""
         if isinstance(runner.optim_wrapper, OptimWrapperDict):
             raise InputError(f'{type(self).__name__} needs a single optimizer, got several (OptimWrapperDict)')
-        model = _unwrapped(runner.model)
+        model = unwrap(runner.model)
         self._weights = sparse_weights(model, self.prefix)
         if not self._restored:
             self.masks = self.initial_masks(runner, model)
@@ -105,7 +105,7 @@ class SparsityHook(Hook, ABC):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Restore the masks and the step count when training is resumed."""
         if runner._resume:
-            self.check(checkpoint, _unwrapped(runner.model), 'to resume')
+            self.check(checkpoint, unwrap(runner.model), 'to resume')
             self.steps = checkpoint['sparsity']['steps']
             self.masks = dict(checkpoint['sparsity']['masks'])
             self._restored = True
@@ -326,8 +326,3 @@ class FixedSparsityHook(SparsityHook):
         if not masks:
             runner.logger.info(f'FixedSparsityHook: no weight under {self.prefix!r} is sparse; all weights are trained')
         return masks
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    """Return the model inside of a wrapper for distributed training."""
-    return model.module if is_model_wrapper(model) else model

@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from types import FrameType
 
 # Errors of the file system that do not name their file: a full disk, a full quota, a file that grows too large, and a read-only disk.
 SYSTEM_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -20,6 +21,7 @@ FILE_ERRORS = (FileExistsError, IsADirectoryError, NotADirectoryError, Permissio
 TRACEBACK = 'MMPELK_TRACEBACK'
 # The packages whose constructors are given the config's values as they are.
 LIBRARIES = frozenset(('mmengine', 'mmcv', 'mmseg', 'mmdet', 'mmpretrain', 'torch'))
+REJECTIONS = (ValueError, AssertionError)
 # The parts of OpenMMLab that use the config's values. mmcv's are its builders of layers.
 USES_CONFIG = tuple(
     f'mmengine.{part}' for part in ('config.', 'dataset.', 'hooks.', 'logging.', 'model.averaged_model', 'registry.', 'runner.')
@@ -44,8 +46,8 @@ def build_errors() -> Iterator[None]:
     """Turn errors that a wrong config causes while objects are built from it into an InputError.
 
     These are unknown types, arguments that a constructor does not take or lacks, keys that the config lacks, the ValueErrors and
-    AssertionErrors with which constructors reject a value, and any error inside a constructor of OpenMMLab or torch that a registry
-    has called with the config's values. Other errors inside the code of a model pass through unchanged.
+    AssertionErrors with which constructors and the libraries reject a value, and any error inside a constructor of OpenMMLab or torch
+    that a registry has called with the config's values. Other errors inside the code of a model pass through unchanged.
     """
     try:
         yield
@@ -58,15 +60,29 @@ def build_errors() -> Iterator[None]:
                 f'functions that transformers 5 has removed ({first_line(error)}); uninstall transformers, or use it in an environment '
                 'without mmpretrain'
             ) from error
-        if not isinstance(error, (ValueError, AssertionError)) and not _is_from_config(error):
+        is_rejection = isinstance(error, REJECTIONS) and (is_from_libraries(error) or _is_from_constructor(error))
+        if not is_rejection and not _is_from_config(error):
             raise
         raise InputError(f'the config cannot be built: {first_line(error)} ({TRACEBACK}=1 shows where)') from error
 
 
+def is_from_libraries(error: BaseException) -> bool:
+    """Return whether code of mmpelk, OpenMMLab, or torch raised an error, and not code of a user's own."""
+    return _innermost_frame(error).f_globals.get('__name__', '').split('.')[0] in LIBRARIES | {'mmpelk'}
+
+
+def _is_from_constructor(error: BaseException) -> bool:
+    return _innermost_frame(error).f_code.co_name == '__init__'
+
+
+def _innermost_frame(error: BaseException) -> FrameType:
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame
+
+
 def _is_mmpretrain_beside_transformers(error: BaseException) -> bool:
     """Return whether mmpretrain failed to define its multimodal models, which derive from classes of transformers."""
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    in_multimodal = 'mmpretrain/models/multimodal' in Path(frame.f_code.co_filename).as_posix()
+    in_multimodal = 'mmpretrain/models/multimodal' in Path(_innermost_frame(error).f_code.co_filename).as_posix()
     return in_multimodal and isinstance(error, TypeError) and 'transformers' in sys.modules
 
 
@@ -85,7 +101,7 @@ def _is_from_config(error: BaseException) -> bool:
     built = [index for index, module in enumerate(modules) if module.startswith('mmengine.registry.')]
     if built and all(module.split('.')[0] in LIBRARIES for module in modules[built[-1] :]):
         return True
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    frame = _innermost_frame(error)
     match = WRONG_ARGUMENTS.match(str(error))
     if match is None or not isinstance(error, TypeError):
         return False

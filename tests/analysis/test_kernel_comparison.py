@@ -3,16 +3,14 @@
 import pytest
 from mmengine.registry import MODELS, init_default_scope
 
-from mmpelk.analysis.kernel_comparison import VARIANTS, config_text, results_as_markdown
+from mmpelk.analysis.kernel_comparison import VARIANTS, results_as_markdown, run_config
 from mmpelk.analysis.paper import TABLE5
-from mmpelk.engine.config import read_config
 from mmpelk.models.token_mixer import StripeConv
 
 
 @pytest.mark.parametrize('name', ['form: stripe 51', 'form: dense 51', 'grid 5: [8, 4, 2, 1, 1, 1]'])
 def test_config(name, tmp_path):
-    (tmp_path / 'config.py').write_text(config_text(name, 7, 4))
-    cfg = read_config(str(tmp_path / 'config.py'))
+    cfg = run_config(name, 7, 4, tmp_path)
     assert cfg.randomness.seed == 7 and cfg.train_cfg.max_epochs == cfg.param_scheduler[1].end == 4
     assert [hook.type for hook in cfg.custom_hooks] == ['EMAHook']  # no sparsity
     init_default_scope('mmpretrain')

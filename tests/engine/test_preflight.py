@@ -13,7 +13,7 @@ from mmengine.model import BaseModule, BaseTTAModel, MMDistributedDataParallel
 from mmengine.registry import MODELS
 from torch import nn
 
-from mmpelk.engine.preflight import check_channels, check_checkpoint, check_data, check_pretrained, check_training_state, unwrap
+from mmpelk.engine.preflight import check_channels, check_checkpoint, check_data, check_training_state, prepare_pretrained, unwrap
 from mmpelk.models import PeLK
 from mmpelk.sparsity.hooks import DynamicSparsityHook
 from mmpelk.utils.errors import InputError
@@ -183,25 +183,25 @@ def test_wrapped_models_are_unwrapped(saved):
     check_checkpoint(saved, in_wrappers(model))
     part = Part(dict(type='Pretrained', checkpoint=str(saved), prefix='neck.'))
     with pytest.raises(InputError, match="no weights under prefix 'neck.'"):
-        check_pretrained(in_wrappers(nn.Sequential(part)), saved.parent)
+        prepare_pretrained(in_wrappers(nn.Sequential(part)), saved.parent)
 
 
 @pytest.mark.parametrize('prefix', ['backbone', 'backbone.'])
 @pytest.mark.parametrize('several', [False, True])
-def test_check_pretrained(saved, prefix, several):
+def test_prepare_pretrained(saved, prefix, several):
     init = dict(type='Pretrained', checkpoint=str(saved), prefix=prefix)
     inits = [dict(type='Normal', layer='Linear'), init] if several else init
-    check_pretrained(nn.Sequential(nn.ReLU(), nn.Sequential(Part(inits))), saved.parent)
+    prepare_pretrained(nn.Sequential(nn.ReLU(), nn.Sequential(Part(inits))), saved.parent)
     init['checkpoint'] = str(saved.with_name('none.pth'))
     with pytest.raises(InputError, match='none.pth does not exist'):
-        check_pretrained(nn.Sequential(nn.ReLU(), nn.Sequential(Part(copy.deepcopy(inits)))), saved.parent)
+        prepare_pretrained(nn.Sequential(nn.ReLU(), nn.Sequential(Part(copy.deepcopy(inits)))), saved.parent)
 
 
-def test_check_pretrained_of_another_part(saved):
+def test_prepare_pretrained_of_another_part(saved):
     part = Part(dict(type='Pretrained', checkpoint=str(saved), prefix='backbone.'))
     part.more = nn.ModuleList(nn.Linear(1, 1) for _ in range(3))
     with pytest.raises(InputError, match='4 of 10 tensors fit'):
-        check_pretrained(part, saved.parent)
+        prepare_pretrained(part, saved.parent)
 
 
 LIKE_CONVNEXT = dict(
@@ -239,7 +239,7 @@ def test_a_foreign_checkpoint_is_converted_on_the_way_in(grown, tmp_path):
         backbone = PeLK(**LIKE_CONVNEXT, center_size=7, init_cfg=init)
         names = [f'stages.{stage}.0.token_mixer.large.weight' for stage in range(4)]
     model = nn.ModuleDict(dict(backbone=backbone))
-    check_pretrained(model, tmp_path / 'work')
+    prepare_pretrained(model, tmp_path / 'work')
     assert init['checkpoint'].endswith('convnext.pth') and (tmp_path / 'work/converted_convnext.pth').exists()
     backbone.init_weights()
     for stage, name in enumerate(names):
@@ -270,7 +270,7 @@ def test_a_foreign_checkpoint_that_does_not_fit_is_refused(change, message, tmp_
     torch.save(dict(model=change(official_weights())), tmp_path / 'convnext.pth')
     init = dict(type='Pretrained', checkpoint=str(tmp_path / 'convnext.pth'))
     with pytest.raises(InputError, match=message):
-        check_pretrained(PeLK(**LIKE_CONVNEXT, center_size=7, init_cfg=init), tmp_path)
+        prepare_pretrained(PeLK(**LIKE_CONVNEXT, center_size=7, init_cfg=init), tmp_path)
 
 
 def a_runner(**parts):

@@ -118,10 +118,16 @@ def no_such_key():
     return {}['weight']
 
 
+def failing_assertion():
+    raise AssertionError('of the model')
+
+
 BUGS = {
     'key': (KeyError, no_such_key),
     'type': (TypeError, lambda: torch.zeros(1) + 'x'),
     'attribute': (AttributeError, lambda: torch.zeros(1).nope),
+    'value': (ValueError, lambda: int('x')),
+    'assertion': (AssertionError, failing_assertion),
     'arguments of a part': (TypeError, lambda: nn.Linear(3)),
     'arguments of a function': (TypeError, lambda: no_such_key(1)),
 }

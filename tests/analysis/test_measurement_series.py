@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mmpelk.analysis.resuming import measure_missing
+from mmpelk.analysis.measurement_series import measure_missing
 
 
 def test_only_missing_results_are_measured(tmp_path, capsys):

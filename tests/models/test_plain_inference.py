@@ -9,8 +9,8 @@ import torch.autograd.forward_ad as forward_ad
 from small_models import randomized
 from torch import nn
 
-from mmpelk.models import block, inference, token_mixer
-from mmpelk.models.inference import is_plain_inference
+from mmpelk.models import block, plain_inference, token_mixer
+from mmpelk.models.plain_inference import is_plain_inference
 from mmpelk.models.token_mixer import TokenMixer
 
 CPU = torch.device('cpu')
@@ -119,7 +119,7 @@ def test_plain_inference():
         torch.vmap(record)(torch.ones(2))
         torch.func.jvp(record, (torch.ones(2),), (torch.ones(2),))
         torch.jit.trace(record, (torch.ones(2),), check_trace=False)
-        torch.compile(lambda x: x + inference.is_plain_inference(CPU), backend='eager')(torch.ones(1))
+        torch.compile(lambda x: x + plain_inference.is_plain_inference(CPU), backend='eager')(torch.ones(1))
         with forward_ad.dual_level():
             record(torch.ones(2))
     assert seen == [False] * 4
