@@ -32,7 +32,7 @@ OPENMMLAB = [
     'setuptools<81',  # for pkg_resources
 ]
 # One extra for each purpose; the tests need all of them. tools/setup_env.sh knows these names.
-DEMO = ['matplotlib>=3.6', 'pillow>=9.2', 'scikit-learn>=1.3']  # the embedded data sets, and pictures
+DEMO = ['matplotlib>=3.6', 'pillow>=9.2', 'scikit-learn>=1.3']  # the embedded datasets, and pictures
 EXPORT = ['onnx>=1.18', 'onnxruntime>=1.20', 'onnxscript>=0.5']  # tools/export.py, tools/onnx_demo.py
 APP = ['gradio>=6,<7']  # tools/demo_app.py
 DOCS = ['mkdocs-material>=9.6']  # make docs

@@ -1,4 +1,4 @@
-"""Shared by all tests: small data sets and a way to run the tools as a user does."""
+"""Shared by all tests: small datasets and a way to run the tools as a user does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Make the digit scenes data set: a folder in the style of ADE20K, with instance annotations in the style of COCO."""
+"""Make the digit scenes dataset: a folder in the style of ADE20K, with instance annotations in the style of COCO."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Make the digits data set for classification: one handwritten digit per image, in the folder layout of mmpretrain."""
+"""Make the digits dataset for classification: one handwritten digit per image, in the folder layout of mmpretrain."""
 
 from __future__ import annotations
 

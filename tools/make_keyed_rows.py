@@ -1,4 +1,4 @@
-"""Make the keyed rows data set, in which the label of a glyph is the color of a block far to its left, in the style of ADE20K."""
+"""Make the keyed rows dataset, in which the label of a glyph is the color of a block far to its left, in the style of ADE20K."""
 
 from __future__ import annotations
 

@@ -11,4 +11,4 @@ model = dict(
     ),
     head=dict(in_channels=320),
 )
-custom_hooks = [dict(type='EMAHook', momentum=0.02, update_buffers=True, priority='ABOVE_NORMAL')]
+custom_hooks = _base_.custom_hooks[:1]  # EMA without sparsity

@@ -1,16 +1,13 @@
 # ConvNeXt V2-T grown to 51x51, UperNet, ADE20K. The recipe is ConvNeXt-T's, because mmseg has none for V2. The checkpoint is
 # mmpretrain's, which was trained on ImageNet-1k after FCMAE pre-training.
 # One GPU: the batch of 16 is accumulated from 2 images, for which a step needs 5.1 GiB in float32 (measured on a CPU).
-_base_ = '../baselines/upernet_convnext_t_ade20k.py'
+_base_ = 'upernet_convnext_t_51_ade20k.py'
 checkpoint = (
     'https://mmassets.onedl.ai/mmclassification/v0/convnext-v2/convnext-v2-tiny_fcmae-pre_3rdparty_in1k_20230104-471a86de.pth'
 )
 model = dict(
     backbone=dict(
-        _delete_=True,
-        type='GrownBackbone',
-        backbone=dict(_base_.model.backbone, use_grn=True, layer_scale_init_value=0.0),
-        kernel_sizes=(51, 49, 47, 13),
-        init_cfg=dict(type='Pretrained', checkpoint=checkpoint, prefix='backbone.'),
+        backbone=dict(use_grn=True, layer_scale_init_value=0.0),
+        init_cfg=dict(checkpoint=checkpoint),
     )
 )

@@ -2,14 +2,6 @@
 # checkpoint is timm's convnext_base.dinov3_lvd1689m, under the DINOv3 License. tools/train.py converts its names. The address follows
 # timm's naming; we have not downloaded it. --pretrained takes a local file instead.
 # One GPU: the batch of 16 is accumulated from 2 images, for which a step needs 6.6 GiB in float32 (measured on a CPU).
-_base_ = '../baselines/upernet_convnext_b_ade20k.py'
+_base_ = 'upernet_convnext_b_51_ade20k.py'
 checkpoint = 'https://huggingface.co/timm/convnext_base.dinov3_lvd1689m/resolve/main/model.safetensors'
-model = dict(
-    backbone=dict(
-        _delete_=True,
-        type='GrownBackbone',
-        backbone=_base_.model.backbone,
-        kernel_sizes=(51, 49, 47, 13),
-        init_cfg=dict(type='Pretrained', checkpoint=checkpoint),
-    )
-)
+model = dict(backbone=dict(init_cfg=dict(_delete_=True, type='Pretrained', checkpoint=checkpoint)))

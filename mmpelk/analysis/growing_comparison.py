@@ -48,7 +48,7 @@ WAYS = {
 
 
 def way_config(name: str, seed: int, root: Path) -> Config:
-    """Return the config of a training run, and write its data set unless it exists.
+    """Return the config of a training run, and write its dataset unless it exists.
 
     Args:
         name: A key of ``WAYS``.

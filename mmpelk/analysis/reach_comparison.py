@@ -71,12 +71,12 @@ def runs(sizes: Iterable[int], variants: Sequence[str], seeds: int) -> list[Run]
 
 
 def run_config(run: Run, iterations: int, root: Path) -> Config:
-    """Return the config of a run, and write its data set unless it exists.
+    """Return the config of a run, and write its dataset unless it exists.
 
     Args:
         run: The run.
         iterations: Number of iterations, at least 10.
-        root: Folder of the comparison: data sets in ``data/``, and a work dir for each run.
+        root: Folder of the comparison: datasets in ``data/``, and a work dir for each run.
     """
     cfg = packaged_config(CONFIG, (VARIANTS | ABLATIONS)[run.variant])
     data = make_keyed_rows(root / 'data' / str(run.size), size=run.size, rows=rows_of(run.size))

@@ -17,8 +17,8 @@ from mmpelk.apis.images import read_image
 # The shares of the total contribution in the tables of RepLKNet and SLaK.
 SHARES = (0.2, 0.3, 0.5, 0.99)
 CENTER = (0.5, 0.5)
-# Before the logarithm, heat maps scale the contributions so that the largest has this value.
-LARGEST = 1e3
+# Before the logarithm, heat maps scale the contributions to this maximum.
+MAX_CONTRIBUTION = 1e3
 
 
 def without_pooling(backbone: nn.Module) -> Callable[[Tensor], Sequence[Tensor]]:
@@ -93,7 +93,7 @@ def area_ratios(
 
 def heat_map(contribution: NDArray[np.float64], size: int = 512) -> NDArray[np.uint8]:
     """Draw a contribution map as a (size, size, 3) RGB picture. As in RepLKNet, the scale is log10(x + 1)."""
-    logs = np.log10(contribution / max(contribution.max(), 1e-30) * LARGEST + 1)
+    logs = np.log10(contribution / max(contribution.max(), 1e-30) * MAX_CONTRIBUTION + 1)
     scaled = (255 * logs / max(logs.max(), 1e-30)).astype(np.uint8)
     scaled = cv2.resize(scaled, (size, size), interpolation=cv2.INTER_AREA)
     return cv2.applyColorMap(scaled, cv2.COLORMAP_VIRIDIS)[..., ::-1]

@@ -107,14 +107,14 @@ class Conversion(NamedTuple):
         """
         problems, flags = [], []
         for problem, flag, names, patterns in (
-            ('lacks', '--allow-missing', self.missing(), tuple(allow_missing)),
-            ('has, and the backbone has no place for,', '--allow-unused', self.unused(), tuple(allow_unused)),
+            ('lacks {} tensors of the backbone', '--allow-missing', self.missing(), tuple(allow_missing)),
+            ('has {} tensors that the backbone does not have', '--allow-unused', self.unused(), tuple(allow_unused)),
         ):
             refused = [name for name in names if not any(fnmatchcase(name, pattern) for pattern in patterns)]
             if refused:
                 starred = list(dict.fromkeys(_starred(name) for name in refused))
                 more = f', and {len(starred) - 4} more' if len(starred) > 4 else ''
-                problems.append(f'it {problem} {len(refused)} tensors of the backbone ({", ".join(starred[:4])}{more})')
+                problems.append(f'it {problem.format(len(refused))} ({", ".join(starred[:4])}{more})')
                 flags.append(flag)
         if problems:
             raise InputError(

@@ -1,4 +1,4 @@
-"""Check the types and values of a config's settings, so that nonsense ends in one line before anything is built."""
+"""Check the types and values of a config's settings, before anything is built."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class PlacedSampler(Sampler):
     Args:
         sampler (dict): Config of the sampler that draws the indices.
         dataset (Dataset): The dataset.
-        seed (int, optional): The seed. None draws one for the sampler, and 0 stands for it in the places. Defaults to None.
+        seed (int, optional): The seed. With None, the sampler draws its own seed, and the places contain 0. Defaults to None.
     """
 
     def __init__(self, sampler: dict, dataset: Dataset, seed: int | None = None) -> None:

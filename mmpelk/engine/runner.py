@@ -53,7 +53,7 @@ class AverageStatisticsHook(Hook):
 
 
 class NamingRunner(Runner):
-    """mmengine's Runner with data sets that name a file that cannot be read, and without SyncBN on CPUs.
+    """mmengine's Runner with datasets that name a file that cannot be read, and without SyncBN on CPUs.
 
     A checkpoint that training cannot be resumed from ends in an InputError. So does a wrong value in the config. A resumed run draws the
     same random numbers as an undisturbed one.
@@ -140,8 +140,8 @@ class NamingRunner(Runner):
         """Load or resume as the config says. The number of images per iteration is saved with every checkpoint.
 
         Raises:
-            InputError: If the run to resume had another number of images per iteration, as with another number of processes. Its count
-                of iterations would then stand at another place of the schedule.
+            InputError: If the run to resume had another number of images per iteration, such as with another number of processes. The
+                schedule would then continue from the wrong place.
         """
         super().load_or_resume()
         if not isinstance(self._train_dataloader, dict):
@@ -167,7 +167,7 @@ class NamingRunner(Runner):
         A loader that is built from a config draws its random numbers as :mod:`mmpelk.engine.randomness` describes.
 
         Raises:
-            InputError: If the data set is empty.
+            InputError: If the dataset is empty.
         """
         dataset = dataloader['dataset'] if isinstance(dataloader, dict) else dataloader
         if isinstance(dataloader, dict) and isinstance(dataloader.get('sampler'), dict):
@@ -192,11 +192,11 @@ class NamingRunner(Runner):
 
 
 def _empty(dataset: Any) -> InputError:
-    """Return the error for a data set without samples, or for its config."""
+    """Return the error for a dataset without samples, or for its config."""
     get = dataset.get if isinstance(dataset, dict) else partial(getattr, dataset)
     folders, suffix = get('data_prefix', 'its folders'), get('img_suffix', None)
     ending = f'ends in {suffix!r}' if suffix else 'has the expected suffix'
-    return InputError(f'the data set is empty: no image in {folders} {ending}, or all of them are filtered out')
+    return InputError(f'the dataset is empty: no image in {folders} {ending}, or all of them are filtered out')
 
 
 def _reason(error: Exception) -> str:

@@ -144,7 +144,7 @@ def grow_kernels(
     Every square depthwise ``nn.Conv2d`` with stride 1, dilation 1, and zero padding that keeps the size of the map becomes a
     :class:`mmpelk.ops.PeripheralConv2d` whose fine-grained center is the old kernel. The weights around it start at zero. Module
     names, device, dtype, ``requires_grad``, and the training mode are kept, and a checkpoint of the model as it was before can still
-    be loaded. Build the optimizer afterwards.
+    be loaded. Build the optimizer afterward.
 
     Args:
         model: Any model, such as a ConvNeXt of timm, torchvision, transformers, or mmpretrain.

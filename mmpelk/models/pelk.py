@@ -351,7 +351,7 @@ class PeLKConvNeXt(BaseModule):
         sharing_grids: Sequence[Sequence[int]] | None = None,
         mode: str = 'extend',
     ) -> None:
-        """Resize the trained kernels and positional embeddings in place. Build the optimizer afterwards.
+        """Resize the trained kernels and positional embeddings in place. Build the optimizer afterward.
 
         Args:
             kernel_sizes, center_size, grid_base, sharing_grids: The new grids, as in the constructor. Larger kernels compute the same

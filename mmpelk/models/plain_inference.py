@@ -11,8 +11,9 @@ from mmpelk.utils.torch_compat import is_compiling
 def is_plain_inference(device: torch.device) -> bool:
     """Return whether a call on a CPU computes values and nothing else.
 
-    That is not so if gradients, tangents, ``torch.func`` transforms, or graphs are recorded. Both shortcuts exist for CPUs only. A MLP
-    in pieces keeps its hidden layer in the cache. Comparing weights with earlier ones costs nothing there, but stalls a GPU.
+    The result is False while gradients, tangents, ``torch.func`` transforms, or graphs are recorded. Both shortcuts are for CPUs only.
+    An MLP in pieces keeps its hidden layer in the cache of a CPU. Comparing weights with earlier ones costs little there, and would
+    synchronize a GPU.
     """
     return (
         device.type == 'cpu'

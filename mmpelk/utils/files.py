@@ -46,7 +46,7 @@ def write_together(contents: Mapping[str | Path, bytes]) -> None:
 
 @contextlib.contextmanager
 def _unfinished(content: bytes, path: str | Path) -> Iterator[tuple[Path, Path]]:
-    """Write the content beside a file, and return the paths of both. What is still there at the end of the context is removed."""
+    """Write the content beside a file, and return the paths of both. At the end of the context, the unfinished file is removed if it still exists."""
     unfinished = None
     try:
         target = Path(os.path.realpath(path))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-# What counts as free where the system does not say it, without Linux's /proc.
+# The number of free bytes that is assumed on systems without Linux's /proc.
 ASSUMED_FREE = 2**32
 
 

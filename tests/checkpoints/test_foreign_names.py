@@ -137,7 +137,7 @@ def test_dinov3(prefix):
     weights[f'{prefix}norms.3.weight'] = torch.zeros(CHANNELS[-1])
     conversion = convert(source_weights(weights), PeLK(**LIKE_CONVNEXT))
     with pytest.raises(
-        InputError, match=r'it has, and the backbone has no place for, 1 tensors of the backbone \(.*norms.3.weight'
+        InputError, match=r'it has 1 tensors that the backbone does not have \(.*norms.3.weight'
     ):
         conversion.check('x.pth')
 
@@ -249,8 +249,8 @@ def test_what_the_check_refuses_and_what_flags_allow():
     conversion = convert({**weights, 'stages.0.0.extra': torch.zeros(1), 'step': torch.zeros(1)}, model)
     message = (
         r'^checkpoint x.pth does not fit the backbone: it lacks 12 tensors of the backbone \(stages.\*.\*.grn.gamma, '
-        r'stages.\*.\*.grn.beta, norm0.weight, norm0.bias\); it has, and the backbone has no place for, '
-        r'2 tensors of the backbone \(stages.\*.\*.extra, step\)\. If .* --allow-missing and --allow-unused$'
+        r'stages.\*.\*.grn.beta, norm0.weight, norm0.bias\); it has '
+        r'2 tensors that the backbone does not have \(stages.\*.\*.extra, step\)\. If .* --allow-missing and --allow-unused$'
     )
     with pytest.raises(InputError, match=message):
         conversion.check('x.pth')

@@ -111,7 +111,7 @@ def test_an_image_of_another_size_than_its_annotations(tmp_path):
 
 
 def test_an_empty_data_set():
-    with pytest.raises(InputError, match='^the data set is empty: no image in its folders has the expected suffix'):
+    with pytest.raises(InputError, match='^the dataset is empty: no image in its folders has the expected suffix'):
         loader([])
 
 

@@ -66,7 +66,7 @@ class Case:
         args: Its arguments.
         says: A regular expression that its message must match.
         prepare: Damages the files in the folder of the case.
-        outputs: Paths that must not be there afterwards.
+        outputs: Paths that must not be there afterward.
         file_size: The largest file in bytes that the tool can write.
         about: What is wrong, if the command line does not show it.
     """

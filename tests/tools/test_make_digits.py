@@ -1,4 +1,4 @@
-"""tools/make_digits.py writes a data set and refuses to overwrite another one."""
+"""tools/make_digits.py writes a dataset and refuses to overwrite another one."""
 
 import runpy
 import sys
@@ -13,7 +13,7 @@ def test_digits(monkeypatch, capfd, fail_tool, tmp_path):
     assert f'digits in {tmp_path / "digits"}' in capfd.readouterr().out
     assert [path.name for path in sorted((tmp_path / 'digits/train').iterdir())] == list('0123456789')
     images = list((tmp_path / 'digits').glob('*/*/*.jpg'))
-    assert len(images) == 1797  # one of each digit in scikit-learn's data set
+    assert len(images) == 1797  # one of each digit in scikit-learn's dataset
     assert cv2.imread(str(images[0])).shape == (32, 32, 3)
     assert 'digits' in fail_tool('make_digits.py', 'digits', '--size', 64, cwd=tmp_path)
     assert 'copies must be at least 1, got 0' in fail_tool('make_digits.py', 'other', '--copies', 0, cwd=tmp_path)

@@ -1,4 +1,4 @@
-"""tools/make_keyed_rows.py writes a data set as its options say."""
+"""tools/make_keyed_rows.py writes a dataset as its options say."""
 
 import json
 import runpy
