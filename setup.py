@@ -43,7 +43,7 @@ DEV = [  # make test, make lint
     'pre-commit>=3',
     'pytest>=8',
     'pytest-xdist>=3.5',
-    'ruff>=0.9,<1',
+    'ruff>=0.13,<1',
     'timm>=1.0.20',  # DINOv3's ConvNeXts
 ]
 # CUDA builds of torch install their own Triton. On CPUs the tests interpret its kernels. It has wheels for this platform only.

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from conftest import CONFIGS, save_untrained
+from mmengine.model import BaseModule
 from torch import nn
 
 from mmpelk.models import PeLK
@@ -52,3 +53,18 @@ def save_model(folder: Path, name: str, text: str) -> tuple[Path, Path]:
     config.write_text(text)
     save_untrained(config, checkpoint)
     return config, checkpoint
+
+
+class Part(BaseModule):
+    """Two layers, and the checkpoint that they are initialized from."""
+
+    def __init__(self, init_cfg=None):
+        super().__init__(init_cfg)
+        self.first, self.second = nn.Linear(2, 3), nn.Linear(3, 2)
+
+
+def save_part(folder: Path) -> Path:
+    """Save the checkpoint of a Part under the prefix 'backbone.'."""
+    weights = {f'backbone.{name}': value for name, value in Part().state_dict().items()}
+    torch.save(dict(state_dict=weights, meta={}), folder / 'saved.pth')
+    return folder / 'saved.pth'

@@ -88,7 +88,9 @@ def _download(url: str, path: Path) -> None:
         if expected is not None and size != int(expected):
             raise OSError(f'{size} of {expected} bytes arrived; try again')
         if not _has_its_hash(unfinished, path.name):
-            raise OSError(f'invalid hash value: its SHA-256 does not begin with {HASH.search(path.name)[1]}, the hash in its name')
+            raise OSError(
+                f'invalid hash value: its SHA-256 does not begin with {HASH.search(path.name)[1]}, the hash in its name'
+            )
         unfinished.replace(path)
 
 

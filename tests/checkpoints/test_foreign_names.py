@@ -136,9 +136,7 @@ def test_dinov3(prefix):
     check_converted(source_weights(weights), official(x), x)
     weights[f'{prefix}norms.3.weight'] = torch.zeros(CHANNELS[-1])
     conversion = convert(source_weights(weights), PeLK(**LIKE_CONVNEXT))
-    with pytest.raises(
-        InputError, match=r'it has 1 tensors that the backbone does not have \(.*norms.3.weight'
-    ):
+    with pytest.raises(InputError, match=r'it has 1 tensors that the backbone does not have \(.*norms.3.weight'):
         conversion.check('x.pth')
 
 

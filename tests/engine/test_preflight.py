@@ -1,7 +1,6 @@
 """Checks of data and checkpoints before a run."""
 
 import contextlib
-import copy
 import json
 from types import SimpleNamespace
 
@@ -9,14 +8,15 @@ import pytest
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.hooks import EMAHook
-from mmengine.model import BaseModule, BaseTTAModel, MMDistributedDataParallel
-from mmengine.registry import MODELS
+from mmengine.model import BaseTTAModel, MMDistributedDataParallel
+from small_models import Part, save_part
 from torch import nn
 
-from mmpelk.engine.preflight import check_channels, check_checkpoint, check_data, check_training_state, prepare_pretrained, unwrap
-from mmpelk.models import PeLK
+from mmpelk.engine.preflight import check_channels, check_checkpoint, check_data, check_training_state
+from mmpelk.engine.pretrained import prepare_pretrained
 from mmpelk.sparsity.hooks import DynamicSparsityHook
 from mmpelk.utils.errors import InputError
+from mmpelk.utils.wrappers import unwrap
 
 
 def write_image(path):
@@ -132,20 +132,9 @@ def test_data_that_is_not_checked(data):
     check_data(Config(dict(model={}, val_dataloader=None)), ('train', 'val'))
 
 
-class Part(BaseModule):
-    """Two layers, and the checkpoint that they are initialized from."""
-
-    def __init__(self, init_cfg=None):
-        super().__init__(init_cfg)
-        self.first, self.second = nn.Linear(2, 3), nn.Linear(3, 2)
-
-
 @pytest.fixture
 def saved(tmp_path, safe_io):
-    """The checkpoint of a Part under the prefix 'backbone.'."""
-    weights = {f'backbone.{name}': value for name, value in Part().state_dict().items()}
-    torch.save(dict(state_dict=weights, meta={}), tmp_path / 'saved.pth')
-    return tmp_path / 'saved.pth'
+    return save_part(tmp_path)
 
 
 def test_check_checkpoint(saved):
@@ -184,93 +173,6 @@ def test_wrapped_models_are_unwrapped(saved):
     part = Part(dict(type='Pretrained', checkpoint=str(saved), prefix='neck.'))
     with pytest.raises(InputError, match="no weights under prefix 'neck.'"):
         prepare_pretrained(in_wrappers(nn.Sequential(part)), saved.parent)
-
-
-@pytest.mark.parametrize('prefix', ['backbone', 'backbone.'])
-@pytest.mark.parametrize('several', [False, True])
-def test_prepare_pretrained(saved, prefix, several):
-    init = dict(type='Pretrained', checkpoint=str(saved), prefix=prefix)
-    inits = [dict(type='Normal', layer='Linear'), init] if several else init
-    prepare_pretrained(nn.Sequential(nn.ReLU(), nn.Sequential(Part(inits))), saved.parent)
-    init['checkpoint'] = str(saved.with_name('none.pth'))
-    with pytest.raises(InputError, match='none.pth does not exist'):
-        prepare_pretrained(nn.Sequential(nn.ReLU(), nn.Sequential(Part(copy.deepcopy(inits)))), saved.parent)
-
-
-def test_prepare_pretrained_of_another_part(saved):
-    part = Part(dict(type='Pretrained', checkpoint=str(saved), prefix='backbone.'))
-    part.more = nn.ModuleList(nn.Linear(1, 1) for _ in range(3))
-    with pytest.raises(InputError, match='4 of 10 tensors fit'):
-        prepare_pretrained(part, saved.parent)
-
-
-LIKE_CONVNEXT = dict(
-    arch=dict(depths=(1, 1, 1, 1), channels=(8, 8, 8, 8)),
-    width_factor=1.0,
-    conv_ratio=1.0,
-    small_kernel=None,
-    norm_cfg=None,
-    pos_embed=None,
-)
-
-
-def official_weights():
-    """Weights with the official names of a ConvNeXt classifier, which has only the last of PeLK's norms."""
-    weights = PeLK(**LIKE_CONVNEXT, kernel_form='dense', kernel_sizes=(7,) * 4, out_indices=(3,)).state_dict()
-    weights = {name: value for name, value in weights.items() if not name.endswith('half_grid')}
-    names = (('token_mixer.large', 'dwconv'), ('pointwise_conv', 'pwconv'), ('norm3', 'norm'))
-    for ours, theirs in names:
-        weights = {name.replace(ours, theirs): value for name, value in weights.items()}
-    return {**weights, 'head.weight': torch.zeros(10, 8)}
-
-
-@pytest.mark.parametrize('grown', [False, True])
-def test_a_foreign_checkpoint_is_converted_on_the_way_in(grown, tmp_path):
-    weights = official_weights()
-    torch.save(dict(model=weights), tmp_path / 'convnext.pth')
-    # As tools/train.py --pretrained sets it.
-    init = dict(type='Pretrained', checkpoint=str(tmp_path / 'convnext.pth'), prefix='backbone.')
-    if grown:
-        inner = dict(type='mmpretrain.ConvNeXt', arch=dict(depths=[1] * 4, channels=[8] * 4))
-        inner.update(out_indices=(0, 1, 2, 3), gap_before_final_norm=False)
-        backbone = MODELS.build(dict(type='GrownBackbone', backbone=inner, kernel_sizes=51, init_cfg=init))
-        names = [f'stages.{stage}.0.depthwise_conv.weight' for stage in range(4)]
-    else:
-        backbone = PeLK(**LIKE_CONVNEXT, center_size=7, init_cfg=init)
-        names = [f'stages.{stage}.0.token_mixer.large.weight' for stage in range(4)]
-    model = nn.ModuleDict(dict(backbone=backbone))
-    prepare_pretrained(model, tmp_path / 'work')
-    assert init['checkpoint'].endswith('convnext.pth') and (tmp_path / 'work/converted_convnext.pth').exists()
-    backbone.init_weights()
-    for stage, name in enumerate(names):
-        kernel = backbone.state_dict()[name]
-        around = (kernel.shape[-1] - 7) // 2
-        center = kernel[..., around : around + 7, around : around + 7]
-        assert torch.equal(center, weights[f'stages.{stage}.0.dwconv.weight']), name
-        assert kernel.count_nonzero() == center.numel()
-
-
-@pytest.mark.parametrize(
-    'change, message',
-    [
-        (
-            lambda weights: {f'{name}.x': value for name, value in weights.items()},
-            'it lacks 52 tensors .* no place for, 54 tensors',
-        ),
-        (
-            lambda weights: {n: v for n, v in weights.items() if 'dwconv' not in n},
-            r'it lacks 8 tensors .*stages\.\*\.\*\.token_mixer',
-        ),
-        (lambda weights: {**weights, 'stages.0.0.grn.gamma': torch.zeros(1, 1, 1, 32)}, r'no place for, 1 tensors .*grn\.gamma'),
-        (lambda weights: {n: v[:4] if 'dwconv' in n else v for n, v in weights.items()}, 'it lacks 8 tensors'),
-    ],
-    ids=['unknown names', 'no kernels', 'ConvNeXt V2', 'other widths'],
-)
-def test_a_foreign_checkpoint_that_does_not_fit_is_refused(change, message, tmp_path):
-    torch.save(dict(model=change(official_weights())), tmp_path / 'convnext.pth')
-    init = dict(type='Pretrained', checkpoint=str(tmp_path / 'convnext.pth'))
-    with pytest.raises(InputError, match=message):
-        prepare_pretrained(PeLK(**LIKE_CONVNEXT, center_size=7, init_cfg=init), tmp_path)
 
 
 def a_runner(**parts):

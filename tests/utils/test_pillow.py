@@ -10,7 +10,7 @@ from PIL import EpsImagePlugin, Image, PngImagePlugin
 
 from mmpelk.apis.images import read_image
 from mmpelk.engine.command_line import run_tool
-from mmpelk.engine.runner import NamingPipeline
+from mmpelk.engine.pipeline import NamingPipeline
 from mmpelk.utils.errors import InputError
 from mmpelk.utils.pillow import FORMATS
 
