@@ -46,7 +46,10 @@ def write_together(contents: Mapping[str | Path, bytes]) -> None:
 
 @contextlib.contextmanager
 def _unfinished(content: bytes, path: str | Path) -> Iterator[tuple[Path, Path]]:
-    """Write the content beside a file, and return the paths of both. At the end of the context, the unfinished file is removed if it still exists."""
+    """Write the content beside a file, and return the paths of both.
+
+    At the end of the context, the unfinished file is removed if it still exists.
+    """
     unfinished = None
     try:
         target = Path(os.path.realpath(path))
