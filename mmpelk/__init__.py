@@ -1,7 +1,7 @@
 """PeLK for OpenMMLab.
 
-Where mmengine and mmcv are installed, importing mmpelk registers its classes with mmengine, and lets ``torch.load(weights_only=True)``
-read mmengine's own types, which resuming needs. It changes nothing else. ``mmpelk.ops`` needs only torch.
+If mmengine and mmcv are installed, importing mmpelk registers its classes with mmengine and allows ``torch.load(weights_only=True)`` to
+read mmengine's own types, which are needed to resume training. It changes nothing else. ``mmpelk.ops`` needs only torch.
 """
 
 from importlib.util import find_spec

@@ -17,12 +17,12 @@ PRECISIONS = dict(float32=torch.float32, float16=torch.float16, bfloat16=torch.b
 
 @dataclass(frozen=True)
 class Settings:
-    """How to measure.
+    """The settings of a measurement.
 
     Attributes:
         device: Device on which the calls run.
         rounds: Number of timed rounds.
-        budget: Seconds for each call at most.
+        budget: Maximum time for each call in seconds.
         precision: A key of ``PRECISIONS``.
     """
 
@@ -74,7 +74,7 @@ class Report:
 
 
 def measure(calls: Mapping[str, Callable[[], object]], settings: Settings, title: str) -> dict[str, Timing]:
-    """Time calls in turn. On a terminal, a dot for each turn shows the progress after the title."""
+    """Time calls in turn. On a terminal, show the progress as one dot per turn after the title."""
     on_terminal = sys.stdout.isatty()
     print(title, end=' ' if on_terminal else '\n', flush=True)
     if not on_terminal:

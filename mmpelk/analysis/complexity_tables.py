@@ -1,4 +1,4 @@
-"""Our counts beside the paper's, as text, Markdown, CSV, and JSON: Tables 2 to 6, and Figs. 2, 5, and 6."""
+"""Format our counts beside the paper's as text, Markdown, CSV, and JSON: Tables 2 to 6, and Figs. 2, 5, and 6."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def rows_as_text(rows: Sequence[dict]) -> str:
 def rows_as_markdown(rows: Sequence[dict]) -> str:
     """Format counted rows as a page with a table for each table of the paper."""
     lines = ['# Tables 2, 3 and 4', '', '`python tools/complexity.py --out docs/complexity` writes this page. ']
-    lines[-1] += '"Kept" counts the weights that are left at 40% sparsity.'
+    lines[-1] += '"Kept" counts the weights that remain at 40% sparsity.'
     for number, data in DATA.items():
         lines += ['', f'## Table {number}: {data}', '']
         lines += [
@@ -128,7 +128,7 @@ def grids_as_text() -> str:
 
 
 def count_breakdown() -> dict[str, int]:
-    """Count the multiply-adds of Fig. 5 by part, those of PeLK-T in UperNet at 2048x512."""
+    """Count the multiply-adds of Fig. 5 by part, for PeLK-T in UperNet at 2048x512."""
     return complexity(packaged_config('upernet_pelk_t_ade20k'), (512, 2048)).parts
 
 
@@ -145,7 +145,7 @@ def breakdown_as_text(parts: dict[str, int]) -> str:
 
 
 def count_parameters_by_kernel_size() -> dict[str, dict[int, float]]:
-    """Count the parameters of Fig. 6: those of ConvNeXt-T with every kernel replaced.
+    """Count the parameters of Fig. 6, for ConvNeXt-T with every kernel replaced.
 
     Returns:
         Millions of parameters by kernel size, for 'dense' and 'peripheral' kernels.

@@ -28,7 +28,7 @@ except ImportError:
 # Range of the image size for the receptive field. The backward pass keeps every activation, and all strides must fit.
 MIN_FIELD, MAX_FIELD = 64, 384
 EMPTY = 'Drop an image.'
-# Uploads, pictures, and what the page remembers of a visitor are deleted after this many seconds.
+# Uploads, pictures, and session state are deleted after this many seconds.
 KEPT_SECONDS = 3600
 
 
@@ -37,7 +37,7 @@ class Page:
 
     Args:
         inferencer: Inferencer from :func:`mmpelk.apis.init_model`.
-        pixels: The largest number of pixels of an image.
+        pixels: Maximum number of pixels of an image.
     """
 
     def __init__(self, inferencer: BaseInferencer, pixels: int) -> None:
@@ -50,8 +50,8 @@ class Page:
         """Draw the prediction for an image file.
 
         Returns:
-            The image, (H, W, 3) uint8 RGB, with the height and width that it is shown with; the image and the prediction, both magnified;
-            None for the receptive field; a line of text.
+            The image, (H, W, 3) uint8 RGB, with the height and width at which it is shown; the image and the prediction, both magnified;
+            None for the receptive field; and a line of text.
         """
         if path is None:
             return None, None, None, None, EMPTY
@@ -113,7 +113,7 @@ class Page:
 def build_page(page: Page, title: str) -> gr.Blocks:
     """Build the page with gradio."""
 
-    # The image comes from the server's own state. One that the browser sent would bypass the limit of pixels.
+    # The image comes from the server's own state. An image that the browser sent could exceed the maximum number of pixels.
     def clicked(state: tuple | None, event: gr.EventData) -> tuple[np.ndarray | None, str]:
         return page.show_click(state, (getattr(event, '_data', None) or {}).get('index'))
 
@@ -143,7 +143,7 @@ def serve(page: Page, title: str, host: str, port: int) -> None:
     """Serve the page until the process ends.
 
     Raises:
-        InputError: If the address cannot be listened on.
+        InputError: If the server cannot listen on the address.
     """
     theme = gr.themes.Default(font=['system-ui', 'sans-serif'], font_mono=['monospace'])  # web fonts need a connection
     try:

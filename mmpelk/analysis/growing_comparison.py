@@ -1,4 +1,4 @@
-"""Compare ways to go on from a trained ConvNeXt with 7x7 kernels on keyed rows, where the label of a pixel can be far away."""
+"""Compare ways to continue training a ConvNeXt with 7x7 kernels on keyed rows, where the label of a pixel can be far away."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .training_log import read_scalars
 
 SIZE = 224
 START, MORE = 80, 60  # iterations
-# A quarter of the learning rate of the start.
+# Continued training uses this fraction of the first training's learning rate.
 FINE_TUNING = 0.25
 KERNELS = (51, 49, 47, 13)
 
@@ -79,7 +79,7 @@ def way_config(name: str, seed: int, root: Path) -> Config:
 
 
 def train(name: str, seed: int, root: Path) -> dict[str, float]:
-    """Train one way with one seed. Return the accuracies on the halves of the validation scenes in percent."""
+    """Train in one way with one seed, and return the accuracies on the halves of the validation scenes in percent."""
     cfg = way_config(name, seed, root)
     build_runner(cfg).train()
     _, validation = read_scalars(Path(cfg.work_dir))
@@ -88,7 +88,7 @@ def train(name: str, seed: int, root: Path) -> dict[str, float]:
 
 
 def compare(seeds: int, root: Path) -> str:
-    """Train all ways that have no result yet, and return the table of results."""
+    """Train in all ways that have no result yet, and return the table of results."""
 
     def measure(run: str) -> dict[str, float]:
         name, seed = run.rsplit('/', 1)

@@ -1,4 +1,4 @@
-"""Measure many things one after the other, so that an interrupted series continues where it stopped."""
+"""Run a series of measurements that, if interrupted, continues where it stopped."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from mmpelk.utils.files import write_atomically
 
 
 def measure_missing(names: Sequence[str], measure: Callable[[str], Any], path: Path) -> dict[str, Any]:
-    """Measure what a file of results lacks, and save the file after each measurement.
+    """Run the measurements that a file of results lacks, and save the file after each one.
 
     Args:
-        names: What to measure, in this order.
-        measure: Returns the result of a name, which JSON can represent.
+        names: Names of the measurements, in order.
+        measure: Returns the result for a name, which must be representable as JSON.
         path: The JSON file of results by name. It need not exist.
 
     Returns:
-        All results in the file, which can have other names too.
+        All results in the file, including those under other names.
 
     Raises:
-        InputError: If the file is not such a JSON file.
+        InputError: If the file is not a JSON file of results by name.
     """
     results = _read(path) if path.exists() else {}
     missing = [name for name in names if name not in results]

@@ -47,7 +47,7 @@ def benchmark_inference(models: Mapping[str, nn.Module], batch: int, size: int, 
         batch: Number of images.
         size: Height and width of the images.
         deploy: Whether to fold branches, norms, and grids of PeLKs into plain convolutions.
-        settings: How to measure.
+        settings: Settings of the measurement.
     """
     models = {name: model.to(settings.device, settings.dtype).eval() for name, model in models.items()}
     for model in models.values():
@@ -79,7 +79,7 @@ def benchmark_training(configs: Mapping[str, Config], batch: int, size: int, set
         configs: Configs of segmentors by name, as in :func:`segmentors`. ``WIDE`` must be among them, to compute ratios.
         batch: Number of images.
         size: Height and width of the images.
-        settings: How to measure.
+        settings: Settings of the measurement.
     """
     memory = {}
     for name, cfg in configs.items():
@@ -101,8 +101,8 @@ def benchmark_training(configs: Mapping[str, Config], batch: int, size: int, set
 def classifiers() -> dict[str, nn.Module]:
     """Build the models of Table 8 by name.
 
-    ConvNeXt-T is also built at PeLK's width, which is 1.3 times its own, and this one also in channels_last. SLaK-T is also built as its
-    authors run it.
+    ConvNeXt-T is also built at PeLK's width, which is 1.3 times its own. This wider model is also built in channels_last. SLaK-T is also
+    built as its authors run it.
     """
     init_default_scope('mmpretrain')
     models = {}
@@ -208,10 +208,10 @@ def detection_sample(size: int, device: torch.device | str, count: int = 10) -> 
 
 
 def peak_memory(cfg: Config, batch: int, size: int, device: str, dtype: torch.dtype = torch.float32) -> float:
-    """Measure how much memory the training steps of a segmentor or detector need, in a process of its own.
+    """Measure, in a separate process, how much memory the training steps of a segmentor or detector need.
 
     Returns:
-        MiB. On a CPU, the growth of the resident set of the process; on a GPU, the peak that torch reports.
+        The memory in MiB. On a CPU, this is the growth of the resident set of the process; on a GPU, the peak that torch reports.
     """
     with multiprocessing.get_context('spawn').Pool(1) as pool:
         return pool.apply(_peak_memory, (cfg, batch, size, device, dtype))
@@ -233,7 +233,7 @@ def _peak_memory(cfg: Config, batch: int, size: int, device: str, dtype: torch.d
 
 def _peak_resident() -> float:
     """Return the peak resident set of this process in MiB."""
-    # On Linux, getrusage includes the process that started this one.
+    # On Linux, getrusage includes the peak of the process that started this one.
     if peak := from_proc('/proc/self/status', 'VmHWM'):
         return peak / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

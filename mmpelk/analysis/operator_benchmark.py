@@ -28,7 +28,7 @@ SHAPES = (
 GPU_SHAPES = ((16, 46, 128, 51), (16, 46, 128, 101), *((16, *shape[1:]) for shape in SHAPES[:6] if shape[2] != 128))
 SWEEP = (7, 13, 21, 31, 41, 51, 61, 71, 81, 91, 101, 111, 121, 131, 141, 151)
 STRIPE = 5
-# The size of a matrix product, whose speed stands for the peak of the device's multiply-adds.
+# The size of the matrix product whose speed is taken as the device's peak rate of multiply-adds.
 MATRIX = 1024
 
 
@@ -42,9 +42,9 @@ def benchmark_operator(shapes: Sequence[Shape], backward: bool, sweep: bool, set
 
     Args:
         shapes: Shapes to measure.
-        backward: Whether to run the backward pass too, for input and weight.
+        backward: Whether to run the backward pass too, for the input and the weight.
         sweep: Whether to measure the kernel sizes of ``SWEEP`` on the first shape instead.
-        settings: How to measure.
+        settings: Settings of the measurement.
     """
     if sweep:
         shapes = [(*shapes[0][:3], k) for k in SWEEP]
@@ -75,7 +75,7 @@ def _times_table(measured: dict[Shape, dict[str, Timing]]) -> list[str]:
 
 
 def _work_table(measured: dict[Shape, dict[str, Timing]], backward: bool, dtype: torch.dtype) -> list[str]:
-    """Format the least work of each shape, and how far 'auto' is from it."""
+    """Format the minimum work of each shape, and the ratio of the time of 'auto' to the resulting limit."""
     lines = [
         f'The limit is the time of the structured multiply-adds at the speed of a {MATRIX}x{MATRIX} matrix product, or of a copy of the',
         'map if that is longer. MB counts the numbers of the maps that are read and written.',
@@ -100,16 +100,16 @@ def operator_calls(
 ) -> dict[str, Callable[[], object]]:
     """Prepare the calls to compare, by name.
 
-    These are the peripheral convolution with every backend and in both memory layouts, and what other networks use at the same width,
-    which has 8/3 C channels: ConvNeXt's 7x7 kernel and SLaK's stripes. 'copy' reads and writes the map, which is the lower bound set
-    by memory. 'matrix product' is the lower bound set by arithmetic, for MATRIX^3 multiply-adds. RepLKNet's implicit GEMM is included
-    if it is installed. On a GPU, each call uses the next of several inputs, which together exceed the cache.
+    These are the peripheral convolution with every backend and in both memory layouts, and the operators of other networks of the same
+    width, which convolve all 8/3 C channels: ConvNeXt's 7x7 kernel and SLaK's stripes. 'copy' reads and writes the map, which is the
+    lower bound set by memory. 'matrix product' is the lower bound set by arithmetic, for MATRIX^3 multiply-adds. RepLKNet's implicit
+    GEMM is included if it is installed. On a GPU, each call uses the next of several inputs, which together exceed the cache.
 
     Args:
         shape: (N, C, H = W, K).
-        backward: Whether to run the backward pass too, for input and weight.
+        backward: Whether to run the backward pass too, for the input and the weight.
         device: Device on which the calls run.
-        dtype: Type of input and weight.
+        dtype: Type of the input and the weight.
     """
     n, c, size, k = shape
     grid = default_grid(k)
@@ -175,15 +175,15 @@ def implicit_gemm(
 
 
 def operator_work(shape: Shape, backward: bool) -> dict[str, int]:
-    """Count the least work that an evaluation needs.
+    """Count the minimum work of an evaluation.
 
     Args:
         shape: (N, C, H = W, K).
         backward: Whether to include the backward pass.
 
     Returns:
-        ``values``: the numbers of the maps that are read and written. ``dense``: the multiply-adds of all K x K taps. ``structured``:
-        the multiply-adds of k' x (k' + 1) taps on sums (docs/operator.md).
+        ``values``: the number of elements of the maps that are read and written. ``dense``: the multiply-adds of all K x K taps.
+        ``structured``: the multiply-adds of k' x (k' + 1) taps on sums (docs/operator.md).
     """
     n, c, size, k = shape
     cells = crop(default_grid(k).cells, size)[0]

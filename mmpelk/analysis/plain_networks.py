@@ -1,4 +1,4 @@
-"""PeLK and the networks it is compared with, written with torch alone, for measurements where OpenMMLab is not installed.
+"""PeLK and the networks that it is compared with, written with torch only, for measurements without OpenMMLab.
 
 All of them have ConvNeXt-T's depths and 1.3 times its width, and the same blocks, norms, and MLPs. They differ only in the token mixer.
 PeLK's positional embedding h is left out, because it adds only a constant per channel.
@@ -22,7 +22,7 @@ STRIPE = 5
 
 
 class Branches(nn.Module):
-    """The sum of convolutions of the first channels, each with its own BatchNorm. The other channels pass unchanged.
+    """The sum of convolutions of the first channels, each with its own BatchNorm. The other channels pass through unchanged.
 
     Args:
         convs: Depthwise convolutions of ``channels`` channels.
@@ -69,7 +69,7 @@ class Backbone(nn.Module):
     """ConvNeXt's layout in channels_last. It returns the four normalized outputs of the stages.
 
     Args:
-        mixer: Builds a token mixer from the number of the stage, from 0, and its channels.
+        mixer: Builds a token mixer from the index of the stage, starting at 0, and its number of channels.
         depths, channels: Blocks and channels of each stage.
     """
 
@@ -89,7 +89,7 @@ class Backbone(nn.Module):
             self.norms.append(LayerNorm2d(width, eps=1e-6))
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Map (N, 3, H, W) to four maps of H / 4 to H / 32."""
+        """Map (N, 3, H, W) to four maps, at 1/4 to 1/32 of the height and width."""
         x, outputs = images.contiguous(memory_format=torch.channels_last), []
         for downsample, stage, norm in zip(self.downsample, self.stages, self.norms, strict=True):
             x = stage(downsample(x))

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from mmpelk.ops import SharingGrid
 from mmpelk.utils.files import write_atomically
 
-# The validation metrics that are drawn where a log has them.
+# The validation metrics that are drawn if a log has them.
 METRICS = ('mIoU', 'mAcc', 'aAcc', 'coco/bbox_mAP', 'coco/segm_mAP', 'accuracy/top1', 'accuracy/top5')
 
 

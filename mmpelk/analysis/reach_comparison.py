@@ -33,7 +33,7 @@ VARIANTS = {
     'peripheral 51': {},
     'peripheral 101': dict(kernel_sizes=(101, 69, 67, 13), center_size=7),
 }
-# They vary 'peripheral 51'.
+# Variations of 'peripheral 51'.
 ABLATIONS = {
     'with h': dict(pos_embed='shared'),
     **{f'center {size}': dict(center_size=size) for size in (1, 3, 7)},

@@ -179,7 +179,7 @@ def _normalized(model: nn.Module, image: NDArray[np.uint8]) -> Tensor:
 
 
 def paint(scene: Scene, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Paint the glyphs of a scene in the colors of a label map, in which 1 is the first color. Background is darkened, keys are not."""
+    """Paint the glyphs of a scene in the colors of a label map, in which 1 is the first color. Darken the background, but not the keys."""
     picture = scene.image // 2
     picture[:, :KEY] = scene.image[:, :KEY]
     glyphs = scene.labels > 0

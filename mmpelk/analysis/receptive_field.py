@@ -22,9 +22,9 @@ MAX_CONTRIBUTION = 1e3
 
 
 def without_pooling(backbone: nn.Module) -> Callable[[Tensor], Sequence[Tensor]]:
-    """Return a function that runs a backbone and outputs feature maps, even if the backbone of a classifier pools them.
+    """Return a function that runs a backbone and returns feature maps, even if the backbone pools them for a classifier.
 
-    The backbone is unchanged between the calls.
+    The backbone is unchanged between calls.
     """
 
     def forward(x: Tensor) -> Sequence[Tensor]:

@@ -16,13 +16,13 @@ from mmpelk.ops import PeripheralConv2d
 from mmpelk.ops.resizing import resizing_error
 from mmpelk.utils.errors import InputError
 
-# The center that a random periphery leaves as trained.
+# The size of the trained center that a kernel with a random periphery keeps.
 CENTER_SIZE = 5
 TRAINED = 'as trained'
 
 
 class Effect(NamedTuple):
-    """The outputs of a changed model.
+    """The effect of changing a model on its outputs.
 
     Attributes:
         change: Norm of the change of the logits, divided by the norm of the trained model's logits.
@@ -43,7 +43,7 @@ def resized_variants(model: nn.Module, kernel_sizes: Sequence[int], center_size:
 
     Returns:
         The model under the name ``TRAINED``, and the changed copies by name. In the copy 'random periphery', the kernels have their old
-        size, and the weights outside the center are drawn again.
+        size, and the weights outside the center are initialized again at random.
 
     Raises:
         InputError: If a size is invalid, or the kernels cannot be resized.
@@ -76,7 +76,7 @@ def _resized(model: nn.Module, steps: Sequence[dict]) -> nn.Module:
 
 
 def _with_random_periphery(model: nn.Module) -> nn.Module:
-    """Return a copy whose kernels are drawn again outside their center."""
+    """Return a copy whose kernels are initialized again at random outside their center."""
     model = copy.deepcopy(model)
     for large in model.backbone.modules():
         if isinstance(large, PeripheralConv2d):
@@ -144,7 +144,7 @@ class FeatureChange(NamedTuple):
 
 @torch.no_grad()
 def measure_feature_change(backbone: nn.Module, weights: Mapping[str, Tensor], size: int = 224) -> FeatureChange | None:
-    """Compare a backbone that resizes the kernels of a checkpoint with one that has them in their own size.
+    """Compare a backbone that resizes the kernels of a checkpoint with one that keeps their original size.
 
     Args:
         backbone: A PeLK, or a backbone with grown kernels.

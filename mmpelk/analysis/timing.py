@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-# Duration of a turn in seconds. A turn repeats a short call for as long.
+# Duration of a turn in seconds. A turn repeats a short call for this long.
 TURN = 0.02
 
 
@@ -46,7 +46,7 @@ def interleaved(
         calls: The calls by name.
         device: Device on which they run. On a GPU, CUDA events measure the time.
         rounds: Number of timed turns for each call, after one or two turns to warm up. A turn repeats a short call for ``TURN`` seconds.
-        budget: Seconds for each call. A call that is too slow for all rounds takes part in fewer, but in at least one.
+        budget: Maximum time for each call in seconds. A call that is too slow for all rounds runs in fewer, but in at least one.
         progress: Function to call after each turn.
     """
     device = torch.device(device)

@@ -15,8 +15,7 @@ def read_scalars(work_dir: Path) -> tuple[dict[int, dict], dict[int, dict]]:
         The training records and the validation records, each by iteration.
 
     Raises:
-        InputError: If the folder has no training record, or a line is damaged. The last line may be cut, as a run that was killed leaves
-            it; it is left out.
+        InputError: If the folder has no training record, or a line is damaged. A last line that a killed run left incomplete is ignored.
     """
     training, validation = {}, {}
     for path in sorted(work_dir.glob('*/vis_data/scalars.json')):

@@ -55,7 +55,7 @@ def _repeat(maps: Tensor, factor: int) -> Tensor:
 
 @contextlib.contextmanager
 def picture_writer(source: Source, out_dir: Path) -> Iterator[Callable[[np.ndarray], None]]:
-    """Provide a function that writes the BGR pictures of a source. A video file appears only once it is complete."""
+    """Yield a function that writes the BGR pictures of a source. A video file appears only once it is complete."""
     if not source.is_video:
         yield lambda picture: mmcv.imwrite(picture, str(out_dir / source.picture_name))
         return
@@ -80,7 +80,7 @@ def picture_writer(source: Source, out_dir: Path) -> Iterator[Callable[[np.ndarr
 
 
 def grid_of(pictures: list[np.ndarray]) -> np.ndarray:
-    """Arrange pictures on one sheet that is about square. Each fits into the size of the first picture."""
+    """Arrange pictures on one roughly square sheet. Each is scaled to fit into the size of the first picture."""
     height, width = pictures[0].shape[:2]
     columns = int(np.ceil(len(pictures) ** 0.5))
     rows = -(-len(pictures) // columns)

@@ -91,7 +91,8 @@ def _video(path: str | Path) -> mmcv.VideoReader:
 def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Read an image file as an (H, W, 3) uint8 BGR array, rotated according to its EXIF data.
 
-    The content decides the format, not the file name. Formats that Pillow decodes with other programs, such as EPS, are refused.
+    The format is determined by the content, not by the file name. Formats that Pillow decodes with other programs, such as EPS, are
+    rejected.
 
     Args:
         path: The file.
@@ -120,5 +121,5 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         OSError,
         SyntaxError,
         ValueError,
-    ) as error:  # Pillow reports a huge text in a PNG as a ValueError
+    ) as error:  # Pillow reports a huge text chunk in a PNG as a ValueError
         raise InputError(f'cannot read image {path}: {first_line(error)}') from error

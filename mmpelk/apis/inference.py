@@ -19,7 +19,7 @@ from mmpelk.utils.memory import free_memory, measured_peak
 from .drawing import draw, picture_writer
 from .images import MAX_PIXELS, Inputs, find_sources, read_image
 
-# The sizes of the images with which the memory of a prediction is measured. PeLK atto with UperNet takes at least as much per pixel.
+# The image sizes at which the memory of a prediction is measured, and a lower bound, which PeLK atto with UperNet exceeds.
 MEASURED_SIZES = (256, 768)
 MIN_BYTES_PER_PIXEL = 250
 
@@ -96,14 +96,14 @@ def predict(inferencer: BaseInferencer, image: np.ndarray) -> BaseDataElement:
 
 
 def max_pixels(inferencer: BaseInferencer, share: float = 0.5) -> int:
-    """Return how many pixels an image may have, so that the prediction for it fits into a share of the memory that is free.
+    """Return the maximum number of pixels of an image whose prediction fits into a share of the free memory.
 
-    The memory per pixel is measured with predictions on two images of noise. It grows in proportion to the pixels where the model sees
-    the whole image at once, and less where it scales images or takes windows.
+    The memory per pixel is measured with predictions on two images of noise. Memory grows in proportion to the number of pixels if the
+    model processes the whole image at once, and more slowly if it resizes images or uses sliding windows.
 
     Args:
         inferencer: The result of :func:`init_model`.
-        share: The share of the free memory, of the GPU if the model is on one.
+        share: Fraction of the free memory to use. If the model is on a GPU, this is the GPU's memory.
 
     Returns:
         The number of pixels, at most ``MAX_PIXELS``.

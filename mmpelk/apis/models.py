@@ -94,7 +94,7 @@ def load_backbone(cfg: Config, checkpoint: str | Path | None) -> nn.Module:
 
     Args:
         cfg: The config.
-        checkpoint: Checkpoint of the config's model. Without one, the backbone is initialized as for training.
+        checkpoint: Checkpoint of the config's model. If it is None, the backbone is initialized as for training.
 
     Raises:
         InputError: If the backbone cannot be built, or the checkpoint is missing, broken, unsafe, or does not match it.
@@ -151,10 +151,10 @@ def normalization(model: nn.Module) -> tuple[Tensor, Tensor]:
 def dataset_meta(cfg: Config, checkpoint: dict, path: str | Path) -> dict:
     """Return the classes and the palette from the checkpoint that was read from ``path``, or else from the config's test dataset.
 
-    If there are classes without a palette, the colors are random, and the same in each call.
+    If there is no palette, the colors are random but the same in each call.
 
     Raises:
-        InputError: If neither names the classes, or the checkpoint has something else in their place.
+        InputError: If neither names the classes, or the checkpoint's classes are not a list of names.
     """
     stored = checkpoint.get('meta', {}).get('dataset_meta')
     classes = stored.get('classes') if isinstance(stored, dict) else stored

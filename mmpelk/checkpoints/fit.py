@@ -72,12 +72,12 @@ def check_fit(
         model: The model to load into.
         path: The checkpoint file, for the message.
         strict: Whether names and shapes must match exactly. Otherwise, at least half of the model's tensors and all depthwise kernels
-            of a PeLK or a backbone with grown kernels must match. Shapes may differ outside of these backbones, such as in a head for
+            of a PeLK or a backbone with grown kernels must match. Shapes may differ outside these backbones, such as in a head for
             other classes.
         resize: Whether kernels of other grids are allowed. They are resized on loading.
 
     Raises:
-        InputError: If the weights do not fit. The message gives the number of tensors that are missing, unexpected, or of another
+        InputError: If the weights do not fit. The message gives the numbers of tensors that are missing, unexpected, or have another
             shape, each with an example.
     """
     try:

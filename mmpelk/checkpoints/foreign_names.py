@@ -1,7 +1,7 @@
 """Rename the weights of ConvNeXt and SLaK checkpoints to the names of a model.
 
-ConvNeXt has other names in each package that publishes weights. Each package's names are translated to PeLK's, and so are the names
-of the model that will load the weights. A model of any of these packages can therefore take the weights of any other.
+Each package that publishes weights of ConvNeXt names them differently. The names of each package are translated to PeLK's, and so are the
+names of the model that will load the weights. A model from any of these packages can therefore load the weights of any other.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ RULES = [
 ]
 # In transformers, the norm of stage n has the name 'stage<n>', from 1 to 4.
 TRANSFORMERS_NORM = re.compile(r'hidden_states_norms\.stage([1-4])\.(weight|bias)$')
-# torchvision numbers the stem, the stages, and the layers between them through, from 0 to 7.
+# torchvision numbers the stem, the stages, and the layers between them consecutively, from 0 to 7.
 TORCHVISION = re.compile(r'features\.(\d)\.(\d+)\.(weight|bias|layer_scale|block\.(\d)\.(weight|bias))$')
 TORCHVISION_BLOCK = {'0': 'token_mixer.large', '2': 'norm', '3': 'pointwise_conv1', '5': 'pointwise_conv2'}
 TORCHVISION_HEAD = {'classifier.0': 'backbone.norm3', 'classifier.2': 'head.fc'}
@@ -74,11 +74,11 @@ class Row(NamedTuple):
 
 
 class Conversion(NamedTuple):
-    """Weights with the names of a model, and what became of each name.
+    """Weights with the names of a model, and the outcome for each name.
 
     Attributes:
         weights: The weights that fit the model. Names of the backbone begin with 'backbone.'.
-        states: The foreign name, the model's name, and what became of it. '-' stands for no name.
+        states: The foreign name, the model's name, and the outcome, such as 'loaded'. A '-' replaces a name that does not exist.
     """
 
     weights: dict[str, Tensor]
@@ -95,7 +95,7 @@ class Conversion(NamedTuple):
         return [name for name in names if not NOT_BACKBONE.match(WRAPPERS.sub('', name, count=1))]
 
     def check(self, path: str | Path, allow_missing: Iterable[str] = (), allow_unused: Iterable[str] = ()) -> None:
-        """Check that the backbone's weights are all there, and that the foreign backbone's are all used.
+        """Check that no weight of the backbone is missing, and that every weight of the foreign backbone is used.
 
         Args:
             path: The foreign checkpoint, for the message.
@@ -103,7 +103,7 @@ class Conversion(NamedTuple):
             allow_unused: Patterns of foreign names that may be dropped.
 
         Raises:
-            InputError: If names are missing or unused that no pattern allows. The message names them.
+            InputError: If names that no pattern allows are missing or unused. The message lists them.
         """
         problems, flags = [], []
         for problem, flag, names, patterns in (
@@ -123,7 +123,7 @@ class Conversion(NamedTuple):
             )
 
     def rows(self) -> list[Row]:
-        """Return the report, with names joined that differ only in their stage and block numbers."""
+        """Return the report. Names that differ only in their stage and block numbers share a row."""
         counts: dict[tuple[str, str, str], int] = {}
         for source, name, state in self.states:
             starred = _starred(source), _starred(name)
@@ -138,7 +138,7 @@ def source_weights(checkpoint: Mapping[str, object], ema: bool = False) -> dict[
 
     Args:
         checkpoint: A checkpoint with the weights under 'state_dict' or 'model', or a state dict.
-        ema: Whether to take the averaged weights under 'model_ema'.
+        ema: Whether to use the averaged weights under 'model_ema'.
 
     Raises:
         KeyError: If ``ema`` is true and the checkpoint has no 'model_ema'.
@@ -184,7 +184,7 @@ def _torchvision_name(part: str, index: str, rest: str, layer: str | None, kind:
 def convert(weights: Mapping[str, Tensor], model: nn.Module) -> Conversion:
     """Rename foreign weights to a model's names.
 
-    Names that the model has itself are kept, such as those of heads. 1x1 convolutions become linear layers, and the reverse. A
+    Names that already exist in the model, such as those of heads, are kept. 1x1 convolutions become linear layers, and vice versa. A
     depthwise kernel without a ``half_grid`` is given the dense grid, so that it is resized on loading if the model has another grid.
 
     Args:

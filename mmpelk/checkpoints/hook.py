@@ -20,7 +20,7 @@ from mmpelk.utils.files import UNFINISHED, write_atomically
 
 @HOOKS.register_module()
 class AtomicCheckpointHook(CheckpointHook):
-    """Save checkpoints so that a complete one exists at any moment.
+    """Save checkpoints so that a complete one always exists.
 
     mmengine's CheckpointHook removes outdated checkpoints before it saves a new one. This hook first saves the new checkpoint, then
     writes its path to ``last_checkpoint``, and then removes the outdated one. ``tools/train.py`` uses it in place of CheckpointHook.
@@ -44,7 +44,7 @@ class AtomicCheckpointHook(CheckpointHook):
                 leftover.unlink()
 
     def _forget_foreign_files(self) -> None:
-        """Forget a previous best checkpoint that this hook did not write. The next best checkpoint would remove it.
+        """Forget a previous best checkpoint that this hook did not write, because saving the next one would remove it.
 
         Its path comes from the checkpoint that the run is resumed from, which can name any file or folder.
         """
@@ -114,7 +114,7 @@ class AtomicCheckpointHook(CheckpointHook):
 
 
 class _PostponingBackend:
-    """A file backend that records the paths to remove and does not remove them."""
+    """A file backend that records the paths to remove instead of removing them."""
 
     def __init__(self, backend: Any, removed: list[str]) -> None:
         self._backend = backend

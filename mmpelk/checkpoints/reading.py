@@ -84,7 +84,7 @@ def load_allowed_types(file: Any, map_location: Any = None) -> Any:
 
 
 def _refuse_archives(file: Any) -> None:
-    """Refuse the formats that ``torch.load`` reads in another way than with its ``pickle_module``.
+    """Reject the formats for which ``torch.load`` does not use its ``pickle_module``.
 
     Raises:
         pickle.UnpicklingError: If the file is a TorchScript program, or a tar archive as torch 0.1 wrote it.
@@ -103,7 +103,7 @@ def _broken_entry(file: Any) -> str | None:
     """Check the checksums in a checkpoint, which ``torch.load`` does not do.
 
     Returns:
-        What is damaged, or None.
+        A description of the damage, or None.
 
     Raises:
         ValueError: If the file was not written by ``torch.save``.
@@ -112,14 +112,14 @@ def _broken_entry(file: Any) -> str | None:
     """
     with contextlib.nullcontext(file) if hasattr(file, 'read') else open(file, 'rb') as opened:
         start = opened.read(4)
-        if start == b'PK\3\4':  # torch.save writes a zip file since torch 1.6
+        if start == b'PK\3\4':  # torch.save has written zip files since torch 1.6
             with zipfile.ZipFile(opened) as archive:
                 # torch.serialization.set_crc32_options(False) writes zeros instead of checksums.
                 has_checksums = any(entry.CRC for entry in archive.infolist())
                 damaged = archive.testzip() if has_checksums else None
                 if damaged is not None:
                     return f'the checksum of its part {damaged!r} is wrong'
-        elif not start.startswith(b'\x80'):  # before, it wrote a pickle
+        elif not start.startswith(b'\x80'):  # older versions wrote a pickle
             raise ValueError(f'it begins with {start!r}; expected a file that torch.save wrote')
         opened.seek(0)
     return None
@@ -129,7 +129,7 @@ def _checked(checkpoint: Any, name: str) -> dict[str, Any]:
     """Check the parts of a checkpoint that all tools use, and remove the config that mmengine would run.
 
     Raises:
-        InputError: If a part has another type than mmengine saves.
+        InputError: If a part does not have the type that mmengine saves.
     """
     if not isinstance(checkpoint, dict):
         raise InputError(f'checkpoint {name} contains a {type(checkpoint).__name__}; expected a dict with weights')
@@ -158,9 +158,9 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def model_weights(checkpoint: Mapping[str, Any], prefix: str = '') -> dict[str, Tensor]:
-    """Return the weights whose names start with ``prefix``, by their names without it. DDP's 'module.' prefix is removed first.
+    """Return the weights whose names start with ``prefix``, and remove it from the names. DDP's 'module.' prefix is removed first.
 
-    mmengine's EMAHook saves the averaged weights under 'state_dict', so an EMA checkpoint yields these.
+    mmengine's EMAHook saves the averaged weights under 'state_dict', so the weights of an EMA checkpoint are the averaged ones.
     """
     weights = checkpoint.get('state_dict', checkpoint)
     weights = {name.removeprefix('module.'): value for name, value in weights.items() if isinstance(value, Tensor)}

@@ -24,7 +24,7 @@ def resize_checkpoint(
         new_grid, mode: See :func:`mmpelk.models.state_dict.resize_stages`.
 
     Returns:
-        A line for each stage that says how it was resized.
+        One line of text for each stage, which says how it was resized.
 
     Raises:
         InputError: If the checkpoint cannot be read, has no kernels of a PeLK, or they cannot be resized.

@@ -1,8 +1,8 @@
-"""Read the pickle in a checkpoint as ``torch.load(weights_only=True)`` does, plus mmengine's types, with torch before 2.6.
+"""Read checkpoints with mmengine's types safely with torch before 2.6.
 
-There, ``weights_only=True`` cannot be extended with types that set their own state. ``torch.load`` takes this module as its
-``pickle_module`` instead. It executes the instructions that torch's own restricted unpickler executes. It builds torch's types and the
-stand-ins for mmengine's types, and no others.
+Before torch 2.6, ``weights_only=True`` cannot be extended with types that set their own state. Instead, ``torch.load`` uses this module
+as its ``pickle_module``. It executes only the instructions that torch's own restricted unpickler executes, and builds only torch's types
+and the stand-ins for mmengine's types.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ REBUILD = (
 @cache
 def allowed_types() -> dict[str, Any]:
     """Return the classes and functions that a checkpoint may name, by the names in the pickle."""
-    # torch 2.6 allows these. Before, torch allows some of them.
+    # torch 2.6 allows all of these, and older versions some of them.
     names = {
         'collections.Counter': Counter,
         'torch.device': torch.device,
@@ -56,7 +56,8 @@ def load(file: Any, **options: Any) -> Any:
     return Unpickler(file, **options).load()
 
 
-class Unpickler(pickle._Unpickler):  # the one in Python, because the one in C does not let a subclass check single instructions
+# The base class is the Python implementation, because the C one does not let a subclass check single instructions.
+class Unpickler(pickle._Unpickler):
     """Read an object of the allowed types.
 
     Raises:
@@ -64,7 +65,7 @@ class Unpickler(pickle._Unpickler):  # the one in Python, because the one in C d
     """
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return the class or function that a pickle names. Python 3 writes the names of Python 2, and reads them again."""
+        """Return the class or function that a pickle names. Names of Python 2, which Python 3 also writes, are translated."""
         module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
         try:
             return allowed_types()[f'{module}.{name}']
@@ -104,7 +105,7 @@ class Unpickler(pickle._Unpickler):  # the one in Python, because the one in C d
         super().load_setitems()
 
     def refuse(self) -> None:
-        """Refuse an instruction that torch's restricted unpickler does not execute either."""
+        """Reject an instruction that torch's restricted unpickler does not execute either."""
         raise pickle.UnpicklingError('Unsupported operand')
 
     @staticmethod

@@ -10,9 +10,9 @@ from torch.optim import Optimizer
 
 from mmpelk.utils.errors import InputError
 
-# The longest path that Linux opens.
+# The longest path that Linux can open.
 MAX_PATH = 4096
-# What optimizers store with the shape of the weight.
+# The entries of an optimizer's state that have the shape of the weight.
 MOMENTS = ('exp_avg', 'exp_avg_sq', 'momentum_buffer')
 
 
@@ -43,8 +43,8 @@ def check_resumable(checkpoint: Mapping[str, Any], path: str | Path) -> None:
         path: The file, for the message.
 
     Raises:
-        InputError: If it contains weights only, as after converting, resizing, folding, or publishing them, or an entry of the state
-            has another type than mmengine saves.
+        InputError: If it contains only weights, because they were converted, resized, folded, or published, or an entry of the state
+            does not have the type that mmengine saves.
     """
     meta, hub = checkpoint.get('meta', {}), checkpoint.get('message_hub')
     missing = [f"meta['{key}']" for key in ('epoch', 'iter') if key not in meta] + ['message_hub'] * (hub is None)
@@ -93,7 +93,7 @@ def check_schedule(state: Mapping[str, Any], previous: Mapping[str, Any], path: 
 
     Args:
         state: The attributes of the scheduler.
-        previous: Its attributes before.
+        previous: Its attributes before loading.
         path: The file, for the message.
         index: The number of the scheduler, for the message.
 
@@ -115,7 +115,7 @@ def check_schedule(state: Mapping[str, Any], previous: Mapping[str, Any], path: 
 
 
 def _is_scalar(value: object) -> bool:
-    """Return whether a value is a number, which may be infinite, or a tensor or an array with one."""
+    """Return whether a value is a number, which may be infinite, or a 0-dimensional tensor or array."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) or getattr(value, 'ndim', None) == 0
 
 

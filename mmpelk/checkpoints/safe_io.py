@@ -36,9 +36,9 @@ def install_safe_io() -> None:
         from mmpelk.checkpoints import install_safe_io
         install_safe_io()
 
-    Afterwards, ``load_from``, ``resume``, and ``init_cfg`` never run code from a checkpoint: local files, URLs, and object stores are
+    Afterward, ``load_from``, ``resume``, and ``init_cfg`` never run code from a checkpoint: local files, URLs, and object stores are
     read with ``weights_only=True``. Schemes that mmengine can only read unsafely (``torchvision://``, ``open-mmlab://``, and so on)
-    are refused. Files that mmengine writes locally appear only once they are complete.
+    are rejected. Files that mmengine writes locally appear only once they are complete.
     """
     for prefixes, loader in (
         ('', load_from_local),
@@ -118,7 +118,7 @@ def load_from_store(filename: str, map_location: Any = None) -> dict[str, Any]:
 
 
 def refuse(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """Refuse a scheme that mmengine can only read unsafely."""
+    """Reject a scheme that mmengine can only read unsafely."""
     raise InputError(f'checkpoint {filename} cannot be loaded safely through this scheme; download the file and pass its path')
 
 

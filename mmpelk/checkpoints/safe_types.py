@@ -18,19 +18,19 @@ except ImportError:  # NumPy before 1.26
 
 from mmpelk.utils.torch_compat import TORCH
 
-# Since this version, types are allowed by the names that they have in a pickle.
+# Since this version, torch can allow types by the names that they have in a pickle.
 CAN_ALLOW_TYPES = TORCH >= (2, 6)
 # NumPy's codes of booleans, integers, and floating-point and complex numbers. Other types can contain pointers.
 PLAIN_NUMBERS = re.compile(r'b1|[iu][1248]|f[248]|c8|c16')
 
 
 def allow_mmengine_types() -> None:
-    """Let ``torch.load(weights_only=True)`` read the types that mmengine saves in a checkpoint, from now on.
+    """Allow ``torch.load(weights_only=True)`` to read the types that mmengine saves in checkpoints, for the rest of this process.
 
     mmengine saves its message hub with each checkpoint: HistoryBuffer objects, which contain NumPy arrays. Since torch 2.6,
     ``torch.load`` refuses these types unless they are allow-listed, so ``resume`` would fail. Importing mmpelk calls this function.
-    Before torch 2.6, ``torch.load`` has no such list, and it reads with ``weights_only=False`` by default. The function then does
-    nothing. mmpelk's own reading is stricter: see :func:`mmengine_types`.
+    Before torch 2.6, ``torch.load`` has no such list and reads with ``weights_only=False`` by default, so this function does nothing.
+    mmpelk itself reads checkpoints more strictly; see :func:`mmengine_types`.
     """
     if not CAN_ALLOW_TYPES:
         return
@@ -48,11 +48,11 @@ def allow_mmengine_types() -> None:
 
 @contextlib.contextmanager
 def mmengine_types() -> Iterator[None]:
-    """Let ``torch.load(weights_only=True)`` read mmengine's types through stand-ins until the context ends.
+    """Allow ``torch.load(weights_only=True)`` to read mmengine's types through stand-ins until the context ends.
 
     NumPy's own functions would build any type of array that a file describes, including arrays of pointers that crash the process.
-    Stand-ins with the same names take their place. They build only arrays of plain numbers. This needs torch 2.6; before, the stand-ins
-    are read by :mod:`mmpelk.checkpoints.restricted_pickle`.
+    Stand-ins with the same names replace them, and build only arrays of plain numbers. This needs torch 2.6. With older versions,
+    :mod:`mmpelk.checkpoints.restricted_pickle` uses the stand-ins.
     """
     before = torch.serialization.get_safe_globals()
     others = [item for item in before if _name(item) not in STAND_INS]
@@ -66,7 +66,7 @@ def mmengine_types() -> Iterator[None]:
 
 
 def _name(item: object) -> str:
-    """Return the name in a pickle for which torch takes an item of its allow-list."""
+    """Return the name in a pickle that an item of torch's allow-list stands for."""
     return item[1] if isinstance(item, tuple) else f'{item.__module__}.{item.__qualname__}'
 
 
@@ -128,7 +128,7 @@ def _scalar(dtype: _Dtype, content: bytes) -> np.generic:
 
 
 class _History(HistoryBuffer):
-    """The stand-in for HistoryBuffer. It becomes a HistoryBuffer when its content has been checked."""
+    """The stand-in for HistoryBuffer. It becomes a HistoryBuffer once its content has been checked."""
 
     def __setstate__(self, state: dict) -> None:
         logs, counts = state['_log_history'], state['_count_history']

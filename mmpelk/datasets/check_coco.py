@@ -22,8 +22,8 @@ MAX_OUTSIDE_PIXELS = 2
 def check_coco(ann_file: str | Path, image_dir: str | Path, classes: Sequence[str], needs_masks: bool = False) -> None:
     """Check that a COCO annotation file is complete and matches its images and the classes.
 
-    mmdet would silently train on fewer classes and skip boxes outside their image. COCO itself has a few boxes without area; that mmdet
-    leaves them out is logged.
+    mmdet would silently train on fewer classes and skip boxes outside their image. COCO itself has a few boxes without area; mmdet skips
+    them, and a warning is logged.
 
     Args:
         ann_file: The JSON file.
@@ -94,7 +94,7 @@ def _check_items(ann_file: Path, data: dict, image_dir: str | Path, classes: Seq
     if left_out:
         print_log(
             f'{ann_file}: mmdet leaves out {len(left_out)} of {len(data["annotations"])} annotations, because their area is 0, their '
-            f'box is smaller than 1x1, or a polygon has less than three points (the first is annotation {left_out[0]}).',
+            f'box is smaller than 1x1, or a polygon has fewer than three points (the first is annotation {left_out[0]}).',
             'current',
             logging.WARNING,
         )
@@ -124,7 +124,7 @@ def _check_box(item: dict, image: dict, where: str) -> None:
 
 
 def _segmentation_fault(segmentation: Any, image: dict) -> str | None:
-    """Return what is wrong with polygons or a run-length mask, or None."""
+    """Return what is wrong with polygons or a run-length mask, or None if they are valid."""
     if isinstance(segmentation, list):
         if not segmentation:
             return 'has no polygon'
@@ -145,15 +145,15 @@ def _segmentation_fault(segmentation: Any, image: dict) -> str | None:
 
 
 def _has_line(segmentation: Any) -> bool:
-    """Return whether a polygon has less than three points."""
+    """Return whether a polygon has fewer than three points."""
     return isinstance(segmentation, list) and min(map(len, segmentation)) < 6
 
 
 def _runs(counts: str) -> list[int] | None:
     """Decode the compressed runs of a COCO mask, or return None if the text ends within a run.
 
-    As in pycocotools, each character holds 5 bits of a number and whether more follow. From the third run on, the number is the
-    difference from the run before the last.
+    As in pycocotools, each character contains 5 bits of a number, and a bit that says whether more follow. From the fourth run on, the
+    number is the difference from the run two places before.
     """
     runs: list[int] = []
     value = shift = 0

@@ -13,7 +13,7 @@ from mmpelk.utils.errors import InputError
 class CheckSegMap(BaseTransform):
     """Check a label map. In a pipeline, it comes right after LoadAnnotations. Without a label map, as in inference, it does nothing.
 
-    A label outside the classes would otherwise crash the loss in training, and would be silently left out of the IoU in testing.
+    A label outside the classes would otherwise crash the loss in training and be silently excluded from the IoU in testing.
 
     Args:
         num_classes (int): Number of classes. Labels are 0 to ``num_classes - 1``, after ``reduce_zero_label``.

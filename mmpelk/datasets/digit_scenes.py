@@ -59,7 +59,7 @@ def make_digit_scenes(
         num_training: Number of training scenes, at least 1. Default: 800.
         num_validation: Number of validation scenes, at least 1. Default: 120.
         size: Height and width of a scene in pixels, from 64 to 256. Default: 128.
-        seed: Seed of everything drawn at random. Default: 0.
+        seed: Random seed. Default: 0.
 
     Returns:
         ``root``.
@@ -171,7 +171,7 @@ def background(rng: np.random.Generator, photos: list, size: int) -> tuple[NDArr
 
 
 def glyph(rng: np.random.Generator, digit: NDArray, box: int) -> NDArray:
-    """Return a digit that is enlarged, slightly rotated, and shifted, as (box, box) opacities with an empty border."""
+    """Enlarge a digit, rotate it slightly, and shift it. Return a (box, box) array of opacities with an empty border."""
     side = rng.uniform(0.75, 0.95) * box
     angle = math.radians(rng.uniform(-12, 12))
     room = (box - 2 - side) / 2

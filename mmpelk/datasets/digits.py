@@ -24,7 +24,7 @@ def make_digits(root: str | Path, size: int = 64, copies: int = 2, seed: int = 0
         root: The folder to create.
         size: Height and width of an image in pixels, from 32 to 256. Default: 64.
         copies: Number of images of each training digit, at least 1. There is one image of each validation digit. Default: 2.
-        seed: Seed of everything drawn at random. Default: 0.
+        seed: Random seed. Default: 0.
 
     Returns:
         ``root``.

@@ -17,9 +17,9 @@ from .folder import make_folder
 COLORS = ('red', 'green', 'blue', 'yellow')
 COLOR_PALETTE = ((225, 60, 60), (60, 190, 80), (60, 110, 235), (240, 205, 60))
 SPLITS = ('training', 'validation')
-# Height and width of a glyph, width of a key, and the free pixels between two rows at the smallest distance.
+# Height and width of a glyph, width of a key, and the minimum number of free pixels between two rows.
 GLYPH, KEY, GAP = 7, 8, 2
-# The distance from one glyph, or the key, to the next in pixels.
+# The smallest and the largest distance from the key or a glyph to the next glyph in pixels.
 DISTANCES = (4, 12)
 
 README = """Keyed rows, written by mmpelk (tools/make_keyed_rows.py). Everything is generated.
@@ -47,10 +47,10 @@ def make_keyed_rows(
         root: The folder to create.
         num_training: Number of training scenes, at least 1. Default: 800.
         num_validation: Number of validation scenes, at least 1. Default: 64.
-        size: Height and width of a scene in pixels, from 32 to 1024. The larger, the farther is the key. Default: 128.
-        rows: Number of rows, at least 1. The more, the closer are the other keys. Default: 6.
+        size: Height and width of a scene in pixels, from 32 to 1024. Keys are farther away in larger scenes. Default: 128.
+        rows: Number of rows, at least 1. More rows bring the other keys closer. Default: 6.
         jitter: Largest distance of a glyph above or below the middle of its row in pixels, at least 0. Default: 2.
-        seed: Seed of everything drawn at random, at least 0. Default: 0.
+        seed: Random seed, at least 0. Default: 0.
 
     Returns:
         ``root``.

@@ -31,7 +31,7 @@ class KeyedRowsDataset(BaseSegDataset):
 
 @METRICS.register_module()
 class AccuracyOverDistance(BaseMetric):
-    """The share of the labeled pixels that are correct in percent, over the distance from the left edge of the image.
+    """The percentage of labeled pixels that are correct, by distance from the left edge of the image.
 
     The results are ``glyphs/left`` and ``glyphs/right`` for the halves of the image, ``glyphs/all``, and ``glyphs/part_1`` to
     ``glyphs/part_n`` for n equally wide parts from left to right. A part without a labeled pixel is NaN.

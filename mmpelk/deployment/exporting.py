@@ -50,7 +50,7 @@ class Exportable(nn.Module):
         self.model, self.part = model, part
         for name, value in zip(('mean', 'std'), normalization(model), strict=True):
             self.register_buffer(name, value.clone())
-        # The names in mmpretrain, mmengine, and mmseg 1.2. If no flag is set, the model takes BGR.
+        # The flag has these names in mmpretrain, mmengine, and mmseg 1.2. If it is not set, the model takes BGR.
         flags = [
             getattr(model.data_preprocessor, name, False) for name in ('to_rgb', '_channel_conversion', 'channel_conversion')
         ]
@@ -117,8 +117,8 @@ def export(module: Exportable, batch: int, size: Sequence[int], dynamic: bool = 
         dynamic: Whether the program takes any number of images of any size from 64x64. ``batch`` and ``size`` are then examples.
 
     Raises:
-        InputError: If the size is too small, a kernel is still on a sharing grid, or torch is older than 2.6, whose exporter of programs
-            to ONNX is not complete.
+        InputError: If the size is too small, a kernel is still on a sharing grid, or torch is older than 2.6, because its ONNX exporter
+            for programs is incomplete.
     """
     if TORCH < (2, 6):
         raise InputError(f'exporting needs torch 2.6 or newer, got torch {torch.__version__}')
@@ -127,8 +127,8 @@ def export(module: Exportable, batch: int, size: Sequence[int], dynamic: bool = 
     check_size(batch, size, dynamic)
     shapes = None
     if dynamic:
-        batch = max(2, batch)  # torch.export would make a 1 a constant
-        from torch.export import Dim  # torch 2.1 has none
+        batch = max(2, batch)  # torch.export would treat a batch size of 1 as a constant
+        from torch.export import Dim  # torch 2.1 does not have it
 
         shapes = ({0: Dim('batch'), 2: Dim('height', min=MIN_FREE), 3: Dim('width', min=MIN_FREE)},)
     program = torch.export.export(module, (torch.zeros(batch, 3, *size),), dynamic_shapes=shapes)
@@ -141,7 +141,7 @@ def export(module: Exportable, batch: int, size: Sequence[int], dynamic: bool = 
 
 
 def check_size(batch: int, size: Sequence[int], dynamic: bool) -> None:
-    """Raise InputError unless there is at least one image, it is large enough, and the images have at most ``MAX_PIXELS``."""
+    """Raise InputError unless there is at least one image, it is large enough, and all images together have at most ``MAX_PIXELS``."""
     min_size = MIN_FREE if dynamic else MIN_INPUT
     if batch >= 1 and len(size) == 2 and batch * math.prod(size) > MAX_PIXELS:
         raise InputError(

@@ -46,7 +46,7 @@ def fold(model: nn.Module, keep_grid: bool = False, size: int = 128) -> float:
         weight = next(backbone.parameters())
         channels = next(module for module in backbone.modules() if isinstance(module, nn.Conv2d)).in_channels
         images = torch.randn(1, channels, size, size, generator=torch.Generator().manual_seed(0)).to(weight)
-        # The reference is computed in float64, so that it adds no rounding errors of its own.
+        # The reference is computed in float64, so that it adds no rounding errors.
         exact = copy.deepcopy(backbone).double()
         for module in exact.modules():
             if hasattr(module, 'backend'):

@@ -22,7 +22,7 @@ TOLERANCE, AGREEMENT = 1e-3, 0.999
 
 
 def metadata(module: Exportable, batch: int, size: Sequence[int], dynamic: bool) -> dict[str, str]:
-    """Return the ``metadata_props`` of the ONNX file as JSON texts: everything that a program needs to use the model."""
+    """Return the ``metadata_props`` of the ONNX file as JSON strings: everything that a program needs to use the model."""
     meta = module.model.dataset_meta
     head = getattr(module.model, 'decode_head', getattr(module.model, 'head', None))
     independent = 'MultiLabel' in type(head).__name__ or getattr(head, 'out_channels', None) == 1

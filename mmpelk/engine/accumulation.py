@@ -11,9 +11,9 @@ from mmpelk.utils.errors import InputError
 def accumulate_gradients(runner: Runner) -> None:
     """Accumulate gradients over several iterations to reach the config's ``total_batch_size``, if it has one.
 
-    EMA hooks then average once per optimizer step. What the config counts in iterations (the length of an iteration-based training, the
-    learning rate's schedule, the intervals of validation and checkpoints) is multiplied, so that it stays the same in optimizer steps
-    and in images.
+    EMA hooks then average once per optimizer step. Settings that the config counts in iterations (the length of iteration-based
+    training, the learning rate schedule, and the intervals of validation and checkpoints) are multiplied, so that they stay the same in
+    optimizer steps and in images.
 
     Raises:
         InputError: If the total batch size is not a multiple of the number of processes times the batch size.
@@ -46,7 +46,7 @@ def accumulate_gradients(runner: Runner) -> None:
 
 
 def _multiply(options: dict, names: tuple[str, ...], factor: int) -> None:
-    """Multiply the options with the given names, numbers or lists of numbers, if they are set."""
+    """Multiply the named options, which are numbers or lists of numbers, if they are set."""
     for name in names:
         value = options.get(name)
         if value is not None:

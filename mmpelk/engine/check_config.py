@@ -13,12 +13,12 @@ from mmpelk.utils.errors import InputError
 
 
 class Rule(NamedTuple):
-    """What a setting must be.
+    """A requirement for the settings with certain keys.
 
     Attributes:
         keys: A regular expression for dotted keys.
         is_valid: Whether a value is valid.
-        expected: What is valid, for the message.
+        expected: A description of the valid values, for the message.
     """
 
     keys: str
@@ -31,10 +31,10 @@ def _is(*types: type) -> Callable[[Any], bool]:
 
 
 NONE = type(None)
-# A dataset, which may be inside of wrappers such as RepeatDataset and ConcatDataset.
+# A dataset, which may be inside wrappers such as RepeatDataset and ConcatDataset.
 DATASET = r'(train|val|test)_dataloader\.dataset(\.dataset|\.datasets\.\d+)*'
 # The settings that OpenMMLab's runner and our tools read before anything is built from them. Other values are checked by the classes
-# that take them.
+# that receive them.
 RULES = [
     Rule(r'model|(train|val|test)_dataloader\.sampler|env_cfg|randomness', _is(dict), 'a dict'),
     Rule(r'model\.backbone|optim_wrapper\.optimizer', _is(dict), 'a dict'),
@@ -68,7 +68,7 @@ def check_settings(cfg: Config, path: str) -> None:
     """Check the settings of a config that was read from ``path``.
 
     Raises:
-        InputError: If a setting has another type or value than the runner can use. The message names its key.
+        InputError: If a setting has a type or value that the runner cannot use. The message names its key.
     """
     for key, value in _settings(cfg):
         for rule in RULES:
@@ -77,7 +77,7 @@ def check_settings(cfg: Config, path: str) -> None:
 
 
 def _settings(values: dict, prefix: str = '') -> Iterator[tuple[str, Any]]:
-    """Yield each setting with its dotted key, the outer ones first."""
+    """Yield each setting with its dotted key, outer settings first."""
     for key, value in values.items():
         yield f'{prefix}{key}', value
         if isinstance(value, dict):

@@ -17,7 +17,7 @@ from mmpelk.utils.torchvision_compat import declare_missing_operators
 def run_tool(main: Callable[[], None]) -> None:
     """Run the main function of a tool that uses OpenMMLab.
 
-    Checkpoints are read safely, images are decoded without Ghostscript, and invalid input ends in one line.
+    Checkpoints are read safely, images are decoded without Ghostscript, and invalid input ends with a one-line error message.
     """
     with one_line_errors():
         forbid_ghostscript()
@@ -45,17 +45,17 @@ class SettingsAction(DictAction):
             AssertionError,
             RecursionError,
             ValueError,
-        ) as error:  # a RecursionError is how it fails on parentheses such as dict(...)
+        ) as error:  # mmengine raises a RecursionError for parentheses such as dict(...)
             parser.error(
                 f'{option_string} cannot read {" ".join(values)!r}: {first_line(error)}; lists are key="[a,b]" or key=a,b'
             )
 
 
 def check_outputs(outputs: Iterable[str | Path], inputs: Iterable[str | Path]) -> None:
-    """Check that no file to write is a file to read or lies in a file, before long work.
+    """Check, before a long computation, that no output is also an input and that no output folder is a file.
 
     Raises:
-        InputError: If one is a file to read, or a folder of one is a file.
+        InputError: If an output is also an input, or one of its parent folders is a file.
     """
     inputs = [Path(path).resolve() for path in inputs]
     for path in outputs:

@@ -19,7 +19,7 @@ from .check_config import check_settings
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """Read the config that a command line names, and apply the options that the tools share to it.
+    """Read the config that the command line names, and apply the options that all tools share.
 
     Checkpoints are saved atomically, and AMP, SyncBN, and distributed training are adapted to a machine without a GPU. No process group
     is started.
@@ -70,7 +70,7 @@ def read_config(path: str, options: dict | None = None) -> Config:
 
 
 def _adapt_to_machine(cfg: Config) -> None:
-    """Train in float32, without SyncBN, and without CUDA devices if the machine has no GPU."""
+    """If the machine has no GPU, train in float32, without SyncBN, and without CUDA devices."""
     if has_gpu():
         return
     if (cfg.get('optim_wrapper') or {}).get('type') == 'AmpOptimWrapper':
@@ -97,9 +97,10 @@ def has_gpu() -> bool:
 
 
 def enable_amp(cfg: Config) -> None:
-    """Enable automatic mixed precision (``--amp``): in bfloat16 if the GPU has it, otherwise in float16 with a dynamic loss scale.
+    """Enable automatic mixed precision (``--amp``): bfloat16 if the GPU supports it, otherwise float16 with a dynamic loss scale.
 
-    A layer scale of 1e-6 makes gradients that underflow in float16. A config that asks for AMP itself is left unchanged.
+    bfloat16 is preferred because a layer scale of 1e-6 leads to gradients that underflow in float16. A config that already uses AMP is
+    left unchanged.
 
     Raises:
         InputError: If there is no GPU, or the config has an optimizer wrapper that AMP cannot replace.
@@ -112,6 +113,6 @@ def enable_amp(cfg: Config) -> None:
     if wrapper == 'AmpOptimWrapper':
         return
     has_bfloat16 = torch.cuda.is_available() and has_bfloat16_units()
-    # The exponents of bfloat16 are those of float32, so the loss needs no scale.
+    # bfloat16 has the exponent range of float32, so the loss needs no scale.
     amp = dict(dtype='bfloat16', loss_scale=dict(enabled=False)) if has_bfloat16 else dict(dtype='float16', loss_scale='dynamic')
     cfg.optim_wrapper.update(type='AmpOptimWrapper', **amp)

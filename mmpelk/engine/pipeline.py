@@ -1,4 +1,4 @@
-"""Data pipelines that name the file when it cannot be read."""
+"""Data pipelines whose errors name the file that cannot be read."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from mmpelk.utils.pillow import FORMATS, check_image_depth, check_label_depth, f
 
 
 class NamingPipeline(Compose):
-    """A data pipeline that names the file when it cannot be read, and never decodes EPS images with Ghostscript.
+    """A data pipeline whose errors name the file that cannot be read, and which never decodes EPS images with Ghostscript.
 
-    Images of more than 8 bits that Pillow would clip are refused, and so are label maps with labels that mmseg would wrap around, and
-    images of another size than their annotations say.
+    It rejects images of more than 8 bits that Pillow would clip, label maps with labels that mmseg would wrap around, and images whose
+    size differs from the size in their annotations.
 
     Args:
         pipeline: The pipeline whose transforms are run.
@@ -44,7 +44,7 @@ class NamingPipeline(Compose):
             raise
         except (OSError, AssertionError, SyntaxError, ValueError, cv2.error, Image.DecompressionBombError) as error:
             unreadable = [path for path in paths if not _is_readable(path)]
-            if not unreadable and isinstance(error, ValueError):  # Pillow raises one for a huge text in a PNG
+            if not unreadable and isinstance(error, ValueError):  # Pillow raises a ValueError for a huge text chunk in a PNG
                 raise
             raise InputError(f'cannot read {" or ".join(unreadable or paths)}: {first_line(error)}') from error
 
@@ -53,7 +53,7 @@ def check_size(image: Image.Image, data: dict) -> None:
     """Check that an image has the size in its annotations.
 
     Raises:
-        InputError: If it has another size. Width and height may be swapped, because Exif data can turn an image when it is loaded.
+        InputError: If the sizes differ. Width and height may be swapped, because EXIF data can rotate an image when it is loaded.
     """
     sizes = [(data['width'], data['height']), (data['height'], data['width'])]
     if image.size not in sizes:

@@ -1,4 +1,4 @@
-"""Check data, annotations, and checkpoints before a run. Invalid input ends in one line."""
+"""Check data, annotations, and checkpoints before a run. Invalid input raises an InputError with a one-line message."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from mmpelk.utils.wrappers import unwrap
 def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
     """Check that the folders and files of the datasets exist, and that COCO annotations are valid.
 
-    Datasets inside of wrappers, such as RepeatDataset and ConcatDataset, are checked too. Remote stores are not checked.
+    Datasets inside wrappers, such as RepeatDataset and ConcatDataset, are checked too. Remote stores are not checked.
 
     Args:
         cfg: The config.
         splits: Any of 'train', 'val', and 'test'. Splits without a dataloader are skipped.
 
     Raises:
-        InputError: If a folder or an annotation file is missing, a folder is empty, a COCO file is invalid, or the model has another
-            number of classes than COCO data.
+        InputError: If a folder or an annotation file is missing, a folder is empty, a COCO file is invalid, or the model and the COCO
+            data have different numbers of classes.
     """
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     for split in splits:
@@ -63,12 +63,12 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
 
 
 def check_class_count(model: ConfigDict, count: int, key: str = 'model') -> None:
-    """Check that every part with a ``num_classes`` in a model's config has as many classes as the data.
+    """Check that every part of a model's config that has a ``num_classes`` has as many classes as the data.
 
-    A region proposal network is left out: it separates objects from background.
+    A region proposal network is skipped, because it only separates objects from background.
 
     Raises:
-        InputError: If a part has another number. The message names its key.
+        InputError: If a part has a different number of classes. The message names its key.
     """
     for name, value in model.items():
         if name == 'rpn_head':
@@ -81,14 +81,15 @@ def check_class_count(model: ConfigDict, count: int, key: str = 'model') -> None
 
 
 def check_channels(model: ConfigDict, channels: Sequence[int]) -> None:
-    """Check that the neck of a model, or its heads if it has no neck, take the maps of the backbone.
+    """Check that the neck of a model, or its heads if it has no neck, accept the maps of the backbone.
 
     Args:
         model: The config of a segmentor, a detector, or a classifier.
         channels: The channels of each map that the backbone returns.
 
     Raises:
-        InputError: If ``in_channels`` are others, or ``in_index`` names a map that the backbone does not return.
+        InputError: If ``in_channels`` differs from the channels of the maps, or ``in_index`` names a map that the backbone does not
+            return.
     """
     neck = model.get('neck') or dict(type='GlobalAveragePooling')
     if 'in_channels' not in neck and 'GlobalAveragePooling' not in str(neck):
@@ -128,7 +129,7 @@ def check_checkpoint(
     resize: bool = True,
     checkpoint: dict | None = None,
 ) -> dict:
-    """Check that a checkpoint which the runner is about to load is safe, complete, and of this model.
+    """Check that a checkpoint is safe to load, complete, and fits the model, before the runner loads it.
 
     Args:
         path: A file or a URL.
@@ -151,13 +152,13 @@ def check_checkpoint(
 
 
 def check_training_state(checkpoint: dict, path: str | Path, runner: Runner) -> None:
-    """Check that a checkpoint to resume from, read from ``path``, has what the runner's hooks and schedules continue with.
+    """Check that a checkpoint to resume from, read from ``path``, has the state of the runner's hooks and schedules.
 
-    mmengine would leave a schedule without a state, or an average without weights, at its start.
+    mmengine would restart a schedule whose state is missing, and an average whose weights are missing.
 
     Raises:
         InputError: If the state of a learning rate schedule, the masks of a sparsity hook, or weights of an EMA hook's average are
-            missing or of another model.
+            missing or belong to another model.
     """
     model = unwrap(runner.model)
     saved, expected = (_count_schedules(value) for value in (checkpoint.get('param_schedulers'), runner.param_schedulers))
@@ -196,7 +197,7 @@ def check_processes_agree(checkpoint: dict | None, work_dir: str | Path) -> None
     Only the first process saves checkpoints. Without a shared file system, the other machines do not have them.
 
     Args:
-        checkpoint: What this process resumes from, or None.
+        checkpoint: The checkpoint that this process resumes from, or None.
         work_dir: The folder of the run, for the message.
 
     Raises:

@@ -51,19 +51,19 @@ def prepare_pretrained(model: nn.Module, work_dir: str | Path, checkpoints: dict
 
 
 def _prefix(init: dict) -> str:
-    """Return the prefix of the names in a checkpoint that an ``init_cfg`` selects, with a dot at its end if it has one."""
+    """Return the prefix of the names that an ``init_cfg`` selects in a checkpoint. It is empty or ends with a dot."""
     prefix = init.get('prefix') or ''
     return prefix if not prefix or prefix.endswith('.') else f'{prefix}.'
 
 
 def _convert_foreign(checkpoint: dict, init: dict, backbone: nn.Module, work_dir: Path) -> dict:
-    """Convert the checkpoint of an ``init_cfg`` and point the ``init_cfg`` to the result, if its names are not the backbone's.
+    """Convert the checkpoint of an ``init_cfg`` if its names are not the backbone's, and point the ``init_cfg`` to the result.
 
     Returns:
         The checkpoint that the backbone is then initialized from.
 
     Raises:
-        InputError: If names are unknown, or the backbone needs more than the checkpoint has.
+        InputError: If names are unknown, or the checkpoint lacks weights that the backbone needs.
     """
     own = model_weights(checkpoint, _prefix(init))
     if not set(depthwise_kernels(backbone)).isdisjoint(own):
@@ -81,7 +81,7 @@ def _convert_foreign(checkpoint: dict, init: dict, backbone: nn.Module, work_dir
 
 
 def initialize_head(runner: Runner, path: str, checkpoint: dict) -> None:
-    """Let a classifier's head start from a checkpoint too, if the checkpoint has a head of the same shape.
+    """Initialize a classifier's head from a checkpoint too, if the checkpoint has a head of the same shape.
 
     Args:
         runner: A runner whose model has not been initialized yet.

@@ -1,9 +1,9 @@
 """Random numbers that depend only on the seed and on the position in the training run.
 
-mmengine saves no random states, and those of the data loader's workers cannot be saved: the workers prefetch. Here, each sample is
-augmented with random states that follow from the seed, the process, the epoch, and the sample's place in it. Each training iteration
-starts from states that follow from the seed, the process, and the iteration, so that stochastic depth and mixup differ between the GPUs.
-A resumed run therefore draws the same numbers as an undisturbed one, and the data do not depend on the number of workers.
+mmengine saves no random states, and those of the data loader's workers cannot be saved, because the workers prefetch. Here, the random
+states with which a sample is augmented depend only on the seed, the process, the epoch, and the sample's place in the epoch. The states
+at the start of a training iteration depend only on the seed, the process, and the iteration, so stochastic depth and mixup differ between
+GPUs. A resumed run therefore draws the same numbers as an uninterrupted one, and the data do not depend on the number of workers.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from torch.utils.data import Dataset, Sampler
 
 
 class PlacedIndex(int):
-    """The index of a sample that knows its place in the training run: ``place``, a tuple of integers of at least 0."""
+    """The index of a sample, with its place in the training run in ``place``, a tuple of integers of at least 0."""
 
     place: tuple[int, ...]
 
 
 @DATA_SAMPLERS.register_module()
 class PlacedSampler(Sampler):
-    """A sampler whose indices know their place: the seed, the process, the epoch, and the number of samples before it in the epoch.
+    """A sampler whose indices have a place: the seed, the process, the epoch, and the number of earlier samples in the epoch.
 
     It works for samplers that have an ``epoch``, such as DefaultSampler, and for those that never end, such as InfiniteSampler.
 
@@ -75,7 +75,7 @@ class PlacedSampler(Sampler):
 
 @DATASETS.register_module()
 class ReproducibleDataset(Dataset):
-    """A dataset that loads each sample with the random states of its place, and leaves the states of the process as they are.
+    """A dataset that loads each sample with the random states of its place, and then restores the states of the process.
 
     Args:
         dataset (dict | Dataset): The dataset, or its config.

@@ -29,7 +29,7 @@ from .pipeline import NamingPipeline
 from .preflight import check_channels, check_class_count
 from .randomness import ReproducibleDataset, ReproducibleIterationsHook
 
-# What mmengine reads from the environment that a launcher sets.
+# The environment variables that each launcher sets and mmengine reads.
 LAUNCHERS = dict(
     pytorch=('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'),
     slurm=('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST'),
@@ -41,22 +41,22 @@ LAUNCHERS = dict(
 class AverageStatisticsHook(Hook):
     """Average the model's buffers, such as BatchNorm's running statistics, over the processes after each training iteration.
 
-    Training on several CPU processes needs it, because SyncBN runs on GPUs only: all processes validate, average (EMA), and save the
-    same statistics.
+    Training on several CPU processes needs it, because SyncBN runs only on GPUs. All processes then validate, average (EMA), and save
+    the same statistics.
     """
 
     priority = 'HIGH'  # before EMAHook
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Average the buffers of a floating-point type."""
+        """Average the floating-point buffers."""
         all_reduce_params([buffer for buffer in runner.model.buffers() if buffer.is_floating_point()], op='mean')
 
 
 class NamingRunner(Runner):
-    """mmengine's Runner with datasets that name a file that cannot be read, and without SyncBN on CPUs.
+    """mmengine's Runner with errors that name the file that cannot be read, and without SyncBN on CPUs.
 
-    A checkpoint that training cannot be resumed from ends in an InputError. So does a wrong value in the config. A resumed run draws the
-    same random numbers as an undisturbed one.
+    A checkpoint from which training cannot be resumed, or an invalid value in the config, raises an InputError. A resumed run draws the
+    same random numbers as an uninterrupted one.
     """
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
@@ -78,14 +78,14 @@ class NamingRunner(Runner):
         except (InputError, torch.cuda.OutOfMemoryError):
             raise
         except (AssertionError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
-            if not is_from_libraries(error):  # a bug in a hook of the user's
+            if not is_from_libraries(error):  # a bug in the user's own hook
                 raise
             raise InputError(
                 f'checkpoint {filename} cannot be resumed from: {_reason(error)} ({TRACEBACK}=1 shows where)'
             ) from error
 
     def build_model(self, model: Any) -> nn.Module:
-        """Build the model, and check that its parts fit the backbone."""
+        """Build the model, and check that the other parts fit the backbone."""
         built = super().build_model(model)
         if isinstance(model, dict) and isinstance(getattr(built, 'backbone', None), PeLK):
             check_channels(model, [built.backbone.channels[stage] for stage in built.backbone.out_indices])
@@ -123,7 +123,7 @@ class NamingRunner(Runner):
             return super().build_param_scheduler(scheduler)
 
     def call_hook(self, fn_name: str, **kwargs: Any) -> None:
-        """Call a method of all hooks. Before the run, hooks build what their options say, such as EMAHook's average."""
+        """Call a method of all hooks. Before the run, hooks build objects from their options, such as EMAHook's averaged model."""
         with build_errors() if fn_name == 'before_run' else contextlib.nullcontext():
             super().call_hook(fn_name, **kwargs)
 
@@ -132,7 +132,7 @@ class NamingRunner(Runner):
             super()._init_model_weights()
 
     def register_hooks(self, default_hooks: dict | None = None, custom_hooks: list | None = None) -> None:
-        """Register hooks, and the one that seeds each iteration."""
+        """Register the hooks, and add the hook that seeds each iteration."""
         super().register_hooks(default_hooks, custom_hooks)
         self.register_hook(ReproducibleIterationsHook())
 
@@ -140,8 +140,8 @@ class NamingRunner(Runner):
         """Load or resume as the config says. The number of images per iteration is saved with every checkpoint.
 
         Raises:
-            InputError: If the run to resume had another number of images per iteration, such as with another number of processes. The
-                schedule would then continue from the wrong place.
+            InputError: If the run to resume had a different number of images per iteration, for example because it had a different
+                number of processes. The schedule would then continue from the wrong place.
         """
         super().load_or_resume()
         if not isinstance(self._train_dataloader, dict):
@@ -162,7 +162,7 @@ class NamingRunner(Runner):
 
     @staticmethod
     def build_dataloader(dataloader, *args, **kwargs):
-        """Build a data loader. Every pipeline in it, also inside of dataset wrappers, becomes a NamingPipeline.
+        """Build a data loader. Each of its pipelines, including those inside dataset wrappers, becomes a NamingPipeline.
 
         A loader that is built from a config draws its random numbers as :mod:`mmpelk.engine.randomness` describes.
 
@@ -200,7 +200,7 @@ def _empty(dataset: Any) -> InputError:
 
 
 def _reason(error: Exception) -> str:
-    """Return the message of an error, or what is missing if it is a key."""
+    """Return the message of an error. For a KeyError, the message says which key is missing."""
     return f'it has no {error.args[0]!r}' if isinstance(error, KeyError) and error.args else first_line(error)
 
 
@@ -208,7 +208,7 @@ def build_runner(cfg: Config) -> Runner:
     """Build the runner and its model. With ``launcher='pytorch'`` on a CPU, start the process group with gloo.
 
     Raises:
-        InputError: If the launcher was not used, or an object in the config cannot be built.
+        InputError: If the launcher did not start this process, or an object in the config cannot be built.
     """
     missing = [name for name in LAUNCHERS.get(cfg.launcher, ()) if name not in os.environ]
     if missing:

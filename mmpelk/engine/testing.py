@@ -15,7 +15,7 @@ from .runner import build_runner
 def test(
     cfg: Config, checkpoint: str, tta: bool = False, show_dir: str | None = None, out: str | None = None
 ) -> dict[str, float]:
-    """Check the data and the checkpoint, and test.
+    """Check the data and the checkpoint, and test the model.
 
     Args:
         cfg: The config, as :func:`mmpelk.engine.config.load_config` returns it.
@@ -74,7 +74,7 @@ def _draw_into(cfg: Config, folder: str) -> None:
 
 
 def _write_predictions(cfg: Config, path: str) -> None:
-    """Prepare the config to write predictions, which is enough for mmseg."""
+    """Set mmseg's option for writing predictions. For the other frameworks, check the name of the file."""
     if cfg.default_scope == 'mmseg':
         metrics = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
         next((metric for metric in metrics if metric.type == 'IoUMetric'), metrics[0]).output_dir = path

@@ -23,7 +23,7 @@ def train(
     amp: bool = False,
     auto_scale_lr: bool = False,
 ) -> None:
-    """Check the data and the checkpoints, and train.
+    """Check the data and the checkpoints, and train the model.
 
     Args:
         cfg: The config, as :func:`mmpelk.engine.config.load_config` returns it.

@@ -1,6 +1,6 @@
 """The PeLK backbone for mmseg, mmdet, and mmpretrain, and kernels that grow inside other models.
 
-Growing needs only torch. The backbones need mmengine and mmcv, and are missing here where these are not installed.
+Growing kernels needs only torch. The backbones are available only if mmengine and mmcv are installed.
 """
 
 from importlib.util import find_spec

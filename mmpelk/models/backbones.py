@@ -11,15 +11,15 @@ from .pelk import PeLK
 
 
 def large_kernel_backbones(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Return every PeLK and every backbone with grown kernels in a model, with the prefix of its names."""
+    """Return every PeLK and every backbone with grown kernels in a model, each with the prefix of its parameter names."""
     pelks = [(f'{name}.' if name else '', module) for name, module in model.named_modules() if isinstance(module, PeLK)]
     return pelks + _grown_backbones(model)
 
 
 def _grown_backbones(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Return the parts of a model that have grown kernels, with the prefix of their names.
+    """Return the parts of a model that have grown kernels, each with the prefix of its parameter names.
 
-    These are the modules that are called 'backbone'. If there are none, the model itself is the part.
+    These are the modules named 'backbone' or, if there are none, the model itself.
     """
 
     def has_grown(module: nn.Module) -> bool:

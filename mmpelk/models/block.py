@@ -13,8 +13,8 @@ from mmpelk.utils.torch_compat import autocast_dtype
 from .plain_inference import is_plain_inference
 from .token_mixer import TokenMixer
 
-# The hidden layer of an MLP in inference is computed in pieces of this size. Pieces of 0.5 MB were 16% slower on 2 cores of an Intel
-# Xeon, and whole maps of 512x512 images 9 to 11% (torch 2.13, 2026-11-23).
+# In inference, the hidden layer of an MLP is computed in pieces of this many bytes. On 2 cores of an Intel Xeon, pieces of 0.5 MB were
+# 16% slower, and computing whole maps of 512x512 images at once was 9 to 11% slower (torch 2.13, 2026-11-23).
 HIDDEN_BYTES = 2**22
 
 
@@ -51,7 +51,7 @@ class PeLKBlock(nn.Module):
         layer_scale_init_value: Initial value of the layer scale; 0 for no layer scale.
         use_grn: Whether the MLP has a Global Response Normalization.
         with_cp: Whether to recompute the MLP in the backward pass. The MLP uses most of the block's memory, and has no running
-            statistics that a second pass would update twice.
+            statistics that recomputing would update a second time.
         mixer: Arguments of :class:`TokenMixer`.
     """
 
@@ -103,7 +103,7 @@ class PeLKBlock(nn.Module):
 
 
 class PeLKStage(nn.Sequential):
-    """The blocks of one resolution, which share one positional embedding h.
+    """The blocks at one resolution, which share one positional embedding h.
 
     The first block holds h. A parameter of the stage itself would break the name pattern ``stages.{i}.{j}.*`` that OpenMMLab's
     layer-decay constructors parse.

@@ -20,12 +20,11 @@ from .state_dict import stored_grid
 
 
 class GrownConv2d(PeripheralConv2d):
-    """A depthwise convolution whose kernel was enlarged. It computes the same as before until its new weights are trained.
+    """A depthwise convolution with an enlarged kernel. Its output is unchanged until the new weights are trained.
 
-    The old kernel is the fine-grained center of a sharing grid, and the weights around it start at zero. The names in the state dict
-    stay: ``weight`` and ``bias``, with ``half_grid`` added. A state dict with the kernel of a plain convolution can be loaded too:
-    the kernel goes into the center. Kernels on other grids are resized as :func:`mmpelk.ops.resize_weight` does it, and a message is
-    logged if that is not exact.
+    The old kernel is the fine-grained center of a sharing grid, and the weights around it start at zero. The state dict keeps the names
+    ``weight`` and ``bias``, and adds ``half_grid``. The state dict of a plain convolution can be loaded too: its kernel becomes the
+    center. Kernels on other grids are resized with :func:`mmpelk.ops.resize_weight`, and a warning is logged if that changes them.
 
     Args:
         conv: The convolution that is replaced.
@@ -45,10 +44,10 @@ class GrownConv2d(PeripheralConv2d):
         self.train(conv.training)
 
     def fit_kernel(self, weights: dict[str, Tensor], prefix: str = '') -> tuple[SharingGrid, SharingGrid] | None:
-        """Bring this module's kernel in a state dict to this module's grid, in place.
+        """Resize this module's kernel in a state dict to this module's grid, in place.
 
         Args:
-            weights: A state dict. Kernels of another number of channels are left unchanged, so that loading reports them.
+            weights: A state dict. A kernel with a different number of channels is left unchanged, so that loading reports it.
             prefix: Prefix of this module's names in the state dict.
 
         Returns:
@@ -91,7 +90,7 @@ class GrownConv2d(PeripheralConv2d):
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
 
     def to_conv2d(self) -> nn.Conv2d:
-        """Return a plain convolution with the expanded kernel, which computes the same. It no longer needs mmpelk."""
+        """Return a plain convolution with the expanded kernel and the same output. It does not need mmpelk."""
         channels, k = self.weight.shape[0], self.grid.kernel_size
         conv = nn.Conv2d(channels, channels, k, padding=k // 2, groups=channels, bias=self.bias is not None, device='meta')
         weight = self.grid.expand(self.weight.detach())
@@ -114,18 +113,18 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Growth:
-    """What :func:`grow_kernels` did.
+    """The result of :func:`grow_kernels`.
 
     Attributes:
-        grown: The kernels that were replaced, by the name of their module.
-        left: The reason why a convolution was left as it is, by the name of its module. 1x1 convolutions are not listed.
+        grown: The kernels that were replaced, by module name.
+        left: The reasons why the other convolutions were not replaced, by module name. 1x1 convolutions are not listed.
     """
 
     grown: dict[str, Kernel] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        lines = [f'{len(self.grown)} kernels grown, {len(self.left)} convolutions left']
+        lines = [f'{len(self.grown)} kernels grown, {len(self.left)} convolutions unchanged']
         for part in (self.grown, self.left):
             for text, names in groupby(part, key=lambda name: str(part[name])):
                 lines.append(f'  {_first_to_last(list(names))}: {text}')
@@ -143,19 +142,19 @@ def grow_kernels(
 
     Every square depthwise ``nn.Conv2d`` with stride 1, dilation 1, and zero padding that keeps the size of the map becomes a
     :class:`mmpelk.ops.PeripheralConv2d` whose fine-grained center is the old kernel. The weights around it start at zero. Module
-    names, device, dtype, ``requires_grad``, and the training mode are kept, and a checkpoint of the model as it was before can still
-    be loaded. Build the optimizer afterward.
+    names, device, dtype, ``requires_grad``, and the training mode are kept, and checkpoints of the original model can still be loaded.
+    Build the optimizer afterward.
 
     Args:
         model: Any model, such as a ConvNeXt of timm, torchvision, transformers, or mmpretrain.
-        kernel_sizes: The new odd kernel size: one for all kernels, one for each stage, or a dict by the names of modules. A stage is a
-            run of kernels with the same number of channels. A name in the dict also stands for all kernels inside that module, and
-            kernels that it does not name are left. A kernel that has the size already is left too.
-        base: Growth of the grid's cells outside the center; see :meth:`mmpelk.ops.SharingGrid.peripheral`.
+        kernel_sizes: The new odd kernel size: one for all kernels, one for each stage, or a dict of sizes by module name. A stage is a
+            sequence of kernels with the same number of channels. A name in the dict applies to all kernels inside that module. Kernels
+            that the dict does not name, and kernels that already have the new size, are not replaced.
+        base: Growth factor of the grid's cells outside the center; see :meth:`mmpelk.ops.SharingGrid.peripheral`.
         backend: See :func:`mmpelk.ops.peripheral_conv2d`.
 
     Returns:
-        The kernels that were replaced, and the convolutions that were left, with the reason.
+        The kernels that were replaced, and the reasons why the other convolutions were not.
 
     Raises:
         ValueError: If the model has no kernel that can grow, a size is even or smaller than the old kernel, or the number of sizes is
@@ -192,16 +191,16 @@ def grow_kernels(
         elif grids[name].kernel_size == old:
             growth.left[name] = f'its kernel has size {old} already'
         else:
-            # A module that occurs under two names stays one module.
+            # A module that is registered under two names remains a single module.
             setattr(owner, key, replaced.setdefault(id(conv), GrownConv2d(conv, grids[name], backend)))
             growth.grown[name] = Kernel(conv.in_channels, old, grids[name].kernel_size)
     return growth
 
 
 def switch_to_deploy(model: nn.Module) -> int:
-    """Replace every grown kernel of a model by a plain depthwise ``nn.Conv2d`` with the same output, in place.
+    """Replace every grown kernel of a model with a plain depthwise ``nn.Conv2d`` with the same output, in place.
 
-    The model no longer needs mmpelk then, and any tool can export it. It computes more slowly, because it loses the sharing grids.
+    Afterward, the model does not need mmpelk, and any tool can export it. It runs more slowly, because it loses the sharing grids.
 
     Args:
         model: A model that :func:`grow_kernels` enlarged.
@@ -225,7 +224,7 @@ def describe_resizing(old: SharingGrid, new: SharingGrid) -> str:
 
 
 def _convolutions(model: nn.Module, kind: type[nn.Module] = nn.Conv2d) -> Iterator[tuple[str, nn.Module, str, nn.Module]]:
-    """Yield every module of a kind: its name, the module that holds it, its name there, and the module itself.
+    """Yield every module of a kind: its name, its parent module, its name in the parent, and the module itself.
 
     1x1 convolutions are skipped. The model itself is not yielded, because it cannot be replaced in place.
     """
@@ -282,7 +281,7 @@ def _sizes_by_name(names: list[str], kernel_sizes: Mapping[str, int]) -> dict[st
     unknown = [key for key in kernel_sizes if key not in used]
     if unknown:
         raise ValueError(
-            f'kernel_sizes names {unknown[0]!r}, where the model has no kernel to grow; it has {names[0]!r} and so on'
+            f'kernel_sizes names {unknown[0]!r}, but the model has no kernel to grow there; its kernels are {names[0]!r} and so on'
         )
     return sizes
 
@@ -292,7 +291,7 @@ def _count(reasons: dict[str, str]) -> str:
     counts: dict[str, int] = {}
     for reason in reasons.values():
         counts[reason] = counts.get(reason, 0) + 1
-    found = [f'{count} of which {reason}' for reason, count in counts.items()]
+    found = [f'{count}: {reason}' for reason, count in counts.items()]
     return 'no convolution larger than 1x1' if not found else f'{len(reasons)} convolutions ({"; ".join(found)})'
 
 
@@ -301,7 +300,7 @@ def _first_to_last(names: list[str]) -> str:
 
 
 def _log(message: str) -> None:
-    """Log with mmengine where it is in use, and with Python's logging otherwise."""
+    """Log with mmengine if it has been imported, and with Python's logging otherwise."""
     if sys.modules.get('mmengine'):
         from mmengine.logging import print_log
 

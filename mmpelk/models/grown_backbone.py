@@ -1,4 +1,4 @@
-"""Any OpenMMLab backbone with grown kernels, from a config."""
+"""Build any OpenMMLab backbone with grown kernels from a config."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def grown_backbone(
 ) -> nn.Module:
     """Build a backbone and grow its depthwise kernels (:func:`mmpelk.models.grow_kernels`).
 
-    The result is the inner backbone itself, so its class, its attributes, and the names of its modules stay. Checkpoints of the
-    inner backbone, or of a model that contains it, load as they are: each kernel goes into the center of the grown one.
+    The result is the inner backbone itself, so its class, its attributes, and its module names do not change. Checkpoints of the inner
+    backbone, or of a model that contains it, can be loaded directly: each kernel becomes the center of the grown one.
 
     Args:
         backbone (dict): Config of the inner backbone, such as ``dict(type='mmpretrain.ConvNeXt', arch='tiny')``.
-        kernel_sizes (int | Sequence[int] | dict): The new kernel size: one for all kernels, one for each stage, or a dict by the names
-            of the inner backbone's modules.
-        grid_base (int): Growth of the grid's cells outside the center. Defaults to 2.
+        kernel_sizes (int | Sequence[int] | dict): The new kernel size: one for all kernels, one for each stage, or a dict of sizes by
+            the inner backbone's module names.
+        grid_base (int): Growth factor of the grid's cells outside the center. Defaults to 2.
         backend (str): How convolutions are evaluated; see :func:`mmpelk.ops.peripheral_conv2d`. Defaults to 'auto'.
         deploy (str, optional): 'plain' builds plain depthwise convolutions of the new sizes, for checkpoints that tools/deploy.py
             wrote. Defaults to None.
@@ -57,9 +57,9 @@ def grown_backbone(
 
 
 def _initialize(model: nn.Module) -> None:
-    """Initialize a backbone with its ``init_cfg`` before its kernels grow. Checkpoints are loaded later, as always.
+    """Initialize a backbone with its ``init_cfg`` before its kernels grow. Checkpoints are loaded later.
 
-    The initializers of mmengine select layers by the name of their class, such as Conv2d, and do not find kernels that have grown.
+    mmengine's initializers select layers by class name, such as Conv2d, and do not find kernels that have grown.
     """
     inits = getattr(model, 'init_cfg', None) or []
     inits = [inits] if isinstance(inits, dict) else inits

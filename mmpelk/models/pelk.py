@@ -31,7 +31,7 @@ MIN_INPUT = 32
 # OpenMMLab's LearningRateDecayOptimizerConstructor looks for 'ConvNeXt' in the name of the class. PeLK has the layout of ConvNeXt.
 @MODELS.register_module(name='PeLK')
 class PeLKConvNeXt(BaseModule):
-    """PeLK: ConvNeXt's layout with peripheral convolutions of up to 101x101 and more.
+    """PeLK: the layout of ConvNeXt with peripheral convolutions of 101x101 and larger.
 
     `PeLK: Parameter-efficient Large Kernel ConvNets with Peripheral Convolution <https://arxiv.org/abs/2403.07589>`_
 
@@ -42,26 +42,26 @@ class PeLKConvNeXt(BaseModule):
         kernel_sizes (Sequence[int]): Kernel size of each stage. Defaults to (51, 49, 47, 13).
         center_size (int | Sequence[int]): Size of the kernels' fine-grained center, for all stages or for each one.
             Defaults to 5.
-        grid_base (int): Growth m of the cells outside the center (Eq. 2). Defaults to 2.
+        grid_base (int): Growth factor m of the cells outside the center (Eq. 2). Defaults to 2.
         sharing_grids (Sequence[Sequence[int]], optional): Explicit half grids, outermost cell first, one per stage. They replace
             ``kernel_sizes``, ``center_size``, and ``grid_base``. Defaults to None.
         kernel_form (str): 'peripheral' shares weights within the cells of the grids, 'dense' has a weight for every tap (RepLKNet),
-            and 'stripe' sums a k x 5 and a 5 x k kernel (SLaK). Stripes take no h, so ``pos_embed`` must be None.
+            and 'stripe' sums a k x 5 and a 5 x k kernel (SLaK). Stripes have no h, so ``pos_embed`` must be None.
             Defaults to 'peripheral'.
         resize_mode (str): How weights from other grids are resized on loading, 'extend' or 'stretch'. See
             :func:`mmpelk.ops.resize_weight`. Defaults to 'extend'.
         pos_embed (str, optional): 'shared' for one h of shape (1, k, k) per stage, 'per_channel' for one of shape
             (convolved channels, k, k) per stage, None for no h (section 4.2). Defaults to 'shared'.
-        pos_embed_mode (str): 'literal' counts h at every tap (Eq. 3), 'inside' only where the tap lies inside the map.
+        pos_embed_mode (str): 'literal' adds h at every tap (Eq. 3), 'inside' only at taps that lie inside the map.
             Defaults to 'literal'.
-        conv_ratio (float): Share of the channels that are convolved (section 4.3). Defaults to 3/8.
+        conv_ratio (float): Fraction of the channels that are convolved (section 4.3). Defaults to 3/8.
         small_kernel (int, optional): Kernel size of the re-parameterized small branch; None for no branch. Defaults to 5.
-        width_factor (float): Factor on the number of channels, which is truncated. Defaults to 1.3.
+        width_factor (float): Factor by which the number of channels is multiplied. The product is rounded down. Defaults to 1.3.
         drop_path_rate (float): Stochastic depth rate of the last block; it rises linearly from 0. Defaults to 0.
         layer_scale_init_value (float): Initial value of the layer scale; 0 for no layer scale. Defaults to 1e-6.
         use_grn (bool): Whether the MLPs have the Global Response Normalization of ConvNeXt V2, which has no layer scale.
             Defaults to False.
-        out_indices (Sequence[int]): Stages whose output is returned, each after a LayerNorm of its own.
+        out_indices (Sequence[int]): Stages whose output is returned, each after its own LayerNorm.
             Defaults to (0, 1, 2, 3).
         gap_before_final_norm (bool): Whether to average the map before the norm of the output, as ConvNeXt's classifiers do. Outputs
             then have shape (N, C). Defaults to False.
@@ -70,8 +70,8 @@ class PeLKConvNeXt(BaseModule):
         with_cp (bool): Whether to recompute the MLPs in the backward pass to save memory. Defaults to False.
         norm_cfg (dict, optional): Norm of the convolution branches; None for no norms and a bias instead.
             Defaults to ``dict(type='BN')``.
-        deploy (str, optional): Build the model as :meth:`switch_to_deploy` leaves it, for checkpoints that tools/deploy.py wrote:
-            'plain', or 'grid' to keep the grids. Defaults to None.
+        deploy (str, optional): Build the model in the form that :meth:`switch_to_deploy` produces, for checkpoints that
+            tools/deploy.py wrote: 'plain', or 'grid' to keep the grids. Defaults to None.
         backend (str): How convolutions are evaluated: 'auto', or one of ``mmpelk.ops.available_backends()``.
             Defaults to 'auto'.
         init_cfg (dict, optional): mmengine's initialization config; None keeps the constructor's initialization.
@@ -264,7 +264,7 @@ class PeLKConvNeXt(BaseModule):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Conv2d):
-                # Keep the variance of a normalized input, so that every stage starts on the scale of its convolved channels.
+                # Preserve the variance of a normalized input, so that each stage's input has the scale of its convolved channels.
                 nn.init.trunc_normal_(module.weight, std=module.weight[0].numel() ** -0.5)
                 nn.init.zeros_(module.bias)
 
@@ -272,11 +272,12 @@ class PeLKConvNeXt(BaseModule):
         """Compute the features of the stages in ``out_indices``.
 
         Args:
-            x: (N, in_channels, H, W), with H and W at least 32. They need not be multiples of 32; the strides cut the borders.
+            x: (N, in_channels, H, W), with H and W at least 32. If they are not multiples of 32, the strides drop the remaining rows
+                and columns.
 
         Returns:
-            One map per stage in ``out_indices``: (N, C_0, H // 4, W // 4), and half the height and width in each later stage, in the
-            memory format of the input. (N, C_i) with ``gap_before_final_norm``.
+            One map per stage in ``out_indices``, in the memory format of the input. Its shape is (N, C_0, H // 4, W // 4) in the first
+            stage; each later stage halves the height and the width. With ``gap_before_final_norm``, the shapes are (N, C_i).
 
         Raises:
             InputError: If the input is smaller than 32x32.
@@ -284,7 +285,7 @@ class PeLKConvNeXt(BaseModule):
         if min(x.shape[-2:]) < MIN_INPUT:
             raise InputError(f'PeLK needs inputs of at least {MIN_INPUT}x{MIN_INPUT}, got {x.shape[-2]}x{x.shape[-1]}')
         given = memory_format(x)
-        # Norms and MLPs work on the channels of each position. With channels adjacent in memory they need no copies.
+        # Norms and MLPs work on the channels of each position. If channels are adjacent in memory, no copies are needed.
         x = x.contiguous(memory_format=torch.channels_last)
         outputs = []
         for i, (downsample, stage) in enumerate(zip(self.downsample_layers, self.stages, strict=True)):

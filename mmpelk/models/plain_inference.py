@@ -1,4 +1,4 @@
-"""The condition for the shortcuts of inference: reused folded weights, and MLPs in pieces."""
+"""The condition for the two shortcuts in inference: reusing folded weights, and computing MLPs in pieces."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from mmpelk.utils.torch_compat import is_compiling
 
 
 def is_plain_inference(device: torch.device) -> bool:
-    """Return whether a call on a CPU computes values and nothing else.
+    """Return whether a call runs on a CPU and only computes values.
 
-    The result is False while gradients, tangents, ``torch.func`` transforms, or graphs are recorded. Both shortcuts are for CPUs only.
-    An MLP in pieces keeps its hidden layer in the cache of a CPU. Comparing weights with earlier ones costs little there, and would
+    The result is False while gradients, tangents, ``torch.func`` transforms, or graphs are recorded. Both shortcuts are for CPUs only:
+    an MLP in pieces keeps its hidden layer in the CPU's cache, and comparing weights with earlier ones is cheap on a CPU but would
     synchronize a GPU.
     """
     return (

@@ -14,16 +14,16 @@ from .growing import GrownConv2d
 def scale_shared_steps(model: nn.Module, optimizer: Optimizer) -> RemovableHandle:
     """Divide each step of a grown kernel's weights by the square root of the number of taps that share the weight.
 
-    AdamW changes each weight by about the learning rate, and a weight that stands for A taps changes the response to smooth input A
-    times as far as a weight of the center. With this function, AdamW moves the weights as if they were stored times the square root of
-    A. The center moves as before, and checkpoints still hold the weights themselves.
+    AdamW changes each weight by about the learning rate, so a weight that A taps share changes the response to smooth input A times as
+    much as a weight of the center. With this function, AdamW updates the weights as if they were stored multiplied by the square root
+    of A. Updates of the center do not change, and checkpoints still contain the weights themselves.
 
     Args:
-        model: A model that :func:`mmpelk.models.grow_kernels` enlarged. Kernels that do not require gradients are left out.
+        model: A model that :func:`mmpelk.models.grow_kernels` enlarged. Kernels that do not require gradients are skipped.
         optimizer: The optimizer of the model's weights.
 
     Returns:
-        A handle that ends the scaling with its ``remove()``.
+        A handle whose ``remove()`` ends the scaling.
 
     Raises:
         ValueError: If the optimizer has no weight of a grown kernel.

@@ -13,7 +13,7 @@ from mmpelk.utils.errors import InputError
 
 HALF_GRID = re.compile(r'(?P<stage>.*stages\.(?P<index>\d+)\.)\d+\.token_mixer\.large\.half_grid$')
 
-# Resizing a kernel needs memory in proportion to its size. The largest kernel of the paper is 101.
+# Resizing a kernel needs memory in proportion to its size. The largest kernel in the paper is 151x151 (Table 7).
 MAX_KERNEL_SIZE = 2**12 - 1
 
 
@@ -25,7 +25,7 @@ def stored_grid(half: Tensor, name: str) -> SharingGrid:
         name: Its name in the state dict, for the message.
 
     Raises:
-        InputError: If it is not a list of integers, is not a grid, or has a kernel size above ``MAX_KERNEL_SIZE``.
+        InputError: If it is not a list of integers, is not a valid grid, or has a kernel size above ``MAX_KERNEL_SIZE``.
     """
     if half.ndim != 1 or half.is_floating_point() or half.is_complex():
         raise InputError(
@@ -55,7 +55,7 @@ def resize_stages(
         The old and the new grid of each stage, by the prefix of its names ('...stages.0.').
 
     Raises:
-        InputError: If a kernel does not match its grid, or the new grid is impossible. The message names the kernel.
+        InputError: If a kernel does not match its grid, or the new grid is invalid. The message names the kernel.
     """
     grids = {}
     for half_name in [name for name in weights if name.startswith(prefix)]:
@@ -83,10 +83,10 @@ def resize_stages(
 
 
 def describe_change(weights: dict[str, Tensor], stage: str, old: SharingGrid, new: SharingGrid) -> str:
-    """Describe by how much mode 'extend' changes the kernels of a stage: ', exact', or by how many percent at most.
+    """Describe how much mode 'extend' changes the kernels of a stage: ', exact', or the largest change in percent.
 
     Args:
-        weights: The state dict before resizing. On the meta device, which has no values, the result is empty.
+        weights: The state dict before resizing. If it is on the meta device, which has no values, the result is an empty string.
         stage: The prefix of the stage's names, as :func:`resize_stages` returns it.
         old: The old grid of the stage.
         new: The new grid of the stage.

@@ -67,25 +67,25 @@ class PosEmbed(nn.Module):
 class TokenMixer(nn.Module):
     """Partial peripheral convolution (Eq. 4-6) with a re-parameterized small branch.
 
-    The first ``int(conv_ratio * C)`` channels are convolved, and the others pass unchanged::
+    The first ``int(conv_ratio * C)`` channels are convolved, and the others pass through unchanged::
 
         x -> split -> BN(large kernel) + BN(small kernel) + <w, h> -> concat
                    -> unchanged ------------------------------------>
 
     The constant <w, h> of Eq. 3 is added after the BatchNorm, which would remove it. ``norm_cfg=None`` removes the BatchNorms and gives
-    the large kernel a bias instead. ``small_kernel=None`` removes the small branch alone. In the stripe form, BN(large kernel) is
-    BN(k x w) + BN(w x k). If the BatchNorms are in eval mode and the small kernel lies inside the grid's fine center, everything is
-    one partial convolution on the grid.
+    the large kernel a bias instead. ``small_kernel=None`` removes only the small branch. In the stripe form, BN(large kernel) is
+    BN(k x w) + BN(w x k). If the BatchNorms are in eval mode and the small kernel lies inside the grid's fine center, the token mixer
+    runs as one partial convolution on the grid.
 
     Args:
         channels: C.
         grid: Sharing grid of the large kernel.
-        conv_ratio: Share of the channels that are convolved.
+        conv_ratio: Fraction of the channels that are convolved.
         small_kernel: Odd kernel size of the small branch, at most the size of the large kernel; None for no branch.
         pos_embed_mode: See :func:`mmpelk.ops.pos_embed_term`.
         norm_cfg: Config of the branches' norms; None for no norms.
         backend: See :func:`mmpelk.ops.peripheral_conv2d`.
-        stripes: Whether the large kernel consists of two stripes. They are as wide as the small kernel, or 5 without one.
+        stripes: Whether the large kernel consists of two stripes. Their width is the size of the small kernel, or 5 without one.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class TokenMixer(nn.Module):
         self.pos_embed: PosEmbed | None = None
         self._merged: tuple[list[Tensor], tuple[Tensor, Tensor]] | None = None
         has_small = small_kernel is not None
-        # The sum of the branches has a variance of 1, the scale of the channels that pass unchanged.
+        # The sum of the branches has a variance of 1, which is the scale of the channels that pass through unchanged.
         norm_scale = (1 + stripes + has_small) ** -0.5
         if stripes:
             width = small_kernel or DEFAULT_STRIPE_WIDTH
@@ -141,18 +141,18 @@ class TokenMixer(nn.Module):
         if not is_plain_inference(self.large.weight.device):
             return self._merge_on_grid(pos_embed)
         sources = [*self.parameters(), *self.buffers(), *([] if pos_embed is None else [pos_embed])]
-        # Values are compared, because changes through ``.data`` leave no other trace.
+        # The values are compared, because changes through ``.data`` do not increase the version counter.
         if self._merged is None or not _all_equal(sources, self._merged[0]):
             copies = [source.detach().clone() for source in sources]
             self._merged = copies, self._merge_on_grid(pos_embed)
         return self._merged[1]
 
     def __getstate__(self) -> dict:
-        """Leave the reused weights out of copies and pickles."""
+        """Exclude the reused weights from copies and pickles."""
         return {**self.__dict__, '_merged': None}
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """Apply the large convolution with another weight and bias to the first channels, and pass the others."""
+        """Apply the large convolution with the given weight and bias to the first channels, and pass the others through."""
         if isinstance(self.large, PeripheralConv2d):
             return peripheral_conv2d(x, weight, self.large.grid, bias=bias, backend=self.large.backend, partial=True)
         return depthwise_conv2d(x, weight, bias, self.large.backend, partial=True)
@@ -193,14 +193,14 @@ class TokenMixer(nn.Module):
 
     @torch.no_grad()
     def switch_to_deploy(self, pos_embed: Tensor | None, keep_grid: bool = False) -> None:
-        """Fold grid or stripes, branch, norms, and h into one plain depthwise convolution with the same output as in eval mode.
+        """Fold the grid or stripes, the branch, the norms, and h into one plain depthwise convolution with the output of eval mode.
 
-        With ``keep_grid``, norms and h are folded into the existing convolutions, and the small branch too if it lies inside the
-        grid's fine center.
+        With ``keep_grid``, the norms and h are folded into the existing convolutions. The small branch is folded too if it lies inside
+        the grid's fine center.
 
         Raises:
-            ValueError: If h counts only inside the map, because that term depends on the position. If a norm is not a BatchNorm
-                with running statistics.
+            ValueError: If ``pos_embed_mode`` is 'inside', whose term depends on the position, or a norm is not a BatchNorm with running
+                statistics.
         """
         if pos_embed is not None and self.pos_embed_mode == 'inside':
             raise ValueError("pos_embed_mode='inside' adds a term that depends on the position; it cannot be folded into a bias")
@@ -249,7 +249,7 @@ def _branch_norm(norm_cfg: dict | None, channels: int, scale: float) -> nn.Modul
 
 
 def _is_affine(norm: nn.Module) -> bool:
-    """Return whether the norm multiplies and adds constants: no norm, or a BatchNorm in eval mode with running statistics."""
+    """Return whether the norm is a constant affine map: no norm, or a BatchNorm in eval mode with running statistics."""
     return isinstance(norm, nn.Identity) or (isinstance(norm, _BatchNorm) and not norm.training and norm.track_running_stats)
 
 

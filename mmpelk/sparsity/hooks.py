@@ -31,11 +31,11 @@ from .masks import mask_of_zeros, prune_and_grow, random_mask, shared_kernels, s
 class SparsityHook(Hook, ABC):
     """Keep pruned weights and their moving averages at zero, and save the masks in checkpoints.
 
-    As in SLaK, the mask leaves the moments of Adam alone: they follow the gradients of pruned weights too, so a weight that grows again
-    takes steps of the usual size. The momentum of SGD is masked.
+    As in SLaK, the moments of Adam are not masked. They follow the gradients of pruned weights too, so a weight that grows again takes
+    steps of the usual size. The momentum of SGD is masked.
 
-    Hooks of the optimizer apply the masks, so they follow its steps: gradient accumulation makes one step of many iterations, and a
-    step that AMP skips does not count.
+    Optimizer hooks apply the masks after each optimizer step. Accumulating gradients over several iterations is one step, and a step
+    that AMP skips is not counted.
 
     Args:
         prefix (str): Only parameters whose name starts with it are masked.
@@ -153,7 +153,7 @@ class SparsityHook(Hook, ABC):
         self._averages_stale = False
 
     def density(self) -> float:
-        """Return the fraction of kept weights, of all weights that can be masked."""
+        """Return the fraction of the maskable weights that are kept."""
         kept = sum(int(self.masks[name].sum()) if name in self.masks else w.numel() for name, w in self._weights.items())
         return kept / max(1, sum(weight.numel() for weight in self._weights.values()))
 
@@ -171,7 +171,7 @@ class DynamicSparsityHook(SparsityHook):
     """Train with dynamic sparsity from the start (SLaK), as PeLK does on ImageNet.
 
     Every 2-D and 4-D weight gets a random mask with the density of its layer. If training starts from sparse weights, such as those of
-    ``--pretrained`` or ``load_from``, their zeros are the first masks instead. Every ``interval`` optimizer steps, each layer drops
+    ``--pretrained`` or ``load_from``, their zeros define the first masks instead. Every ``interval`` optimizer steps, each layer drops
     the fraction p of its weights with the smallest magnitudes and grows as many at random, initialized to 0. p decreases from
     ``rate`` to ``final_rate`` over the run, along a half cosine.
 
@@ -180,9 +180,9 @@ class DynamicSparsityHook(SparsityHook):
         allocation (str): Method that determines the density of each layer: 'snip' (from one batch of training data), 'erk', or
             'uniform'. Defaults to 'snip'.
         interval (int): Optimizer steps between changes of the masks. SLaK uses 2000 for T and 100 for S and B. Defaults to 2000.
-        rate (float): p at the start. SLaK uses 0.5 for T and 0.3 for S and B. Defaults to 0.5.
-        final_rate (float): p at the end. Defaults to 0.005.
-        seed (int): Seed of everything drawn at random. Defaults to 0.
+        rate (float): Value of p at the start. SLaK uses 0.5 for T and 0.3 for S and B. Defaults to 0.5.
+        final_rate (float): Value of p at the end. Defaults to 0.005.
+        seed (int): Random seed. Defaults to 0.
         prefix (str): Only parameters whose name starts with it are masked. Defaults to '', which masks all.
 
     Raises:
@@ -224,7 +224,7 @@ class DynamicSparsityHook(SparsityHook):
         self._total_steps = math.ceil(runner.max_iters / runner.optim_wrapper._accumulative_counts)
 
     def initial_masks(self, runner: Runner, model: nn.Module) -> dict[str, Tensor]:
-        """Return the masks of the loaded weights' zeros. Dense weights get random masks with the densities of ``allocation``."""
+        """Return the masks of the loaded weights' zeros, or random masks with the densities of ``allocation`` if these are dense."""
         if not self._weights:
             raise InputError(f"DynamicSparsityHook: the model has no 2-D or 4-D weight under prefix '{self.prefix}'")
         masks = mask_of_zeros(self._weights, shared_kernels(model))
@@ -297,12 +297,12 @@ class DynamicSparsityHook(SparsityHook):
         )
 
     def current_rate(self) -> float:
-        """Return p after the steps so far."""
+        """Return the value of p after the steps so far."""
         progress = min(self.steps / self._total_steps, 1)
         return self.final_rate + (self.rate - self.final_rate) * (1 + math.cos(math.pi * progress)) / 2
 
     def _generator(self, occasion: int | str, name: str, device: torch.device | str) -> torch.Generator:
-        """Return a generator that depends only on the seed, the occasion, and the layer, so ranks and resumed runs draw the same."""
+        """Return a generator that depends only on the seed, the occasion, and the layer, so all ranks and resumed runs agree."""
         digest = hashlib.sha256(f'{self.seed}/{occasion}/{name}'.encode()).digest()
         return torch.Generator(device).manual_seed(int.from_bytes(digest[:7], 'big'))
 

@@ -35,7 +35,7 @@ def random_mask(weight: Tensor, count: int, generator: torch.Generator) -> Tenso
 
 
 def prune_and_grow(weight: Tensor, mask: Tensor, rate: float, generator: torch.Generator) -> tuple[Tensor, int]:
-    """Drop the weights of a layer with the smallest magnitudes, and grow as many others at random.
+    """Drop the weights of a layer with the smallest magnitudes, and grow the same number of others at random.
 
     Args:
         weight: The layer's weight.

@@ -14,15 +14,15 @@ from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 
-# Errors of the file system that do not name their file: a full disk, a full quota, a file that grows too large, and a read-only disk.
+# File system errors that do not name their file: a full disk, an exceeded quota, a file that is too large, and a read-only disk.
 SYSTEM_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 FILE_ERRORS = (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 # Set to 1, this environment variable makes the tools print the traceback of every error.
 TRACEBACK = 'MMPELK_TRACEBACK'
-# The packages whose constructors are given the config's values as they are.
+# The packages whose constructors receive the config's values unchanged.
 LIBRARIES = frozenset(('mmengine', 'mmcv', 'mmseg', 'mmdet', 'mmpretrain', 'torch'))
 REJECTIONS = (ValueError, AssertionError)
-# The parts of OpenMMLab that use the config's values. mmcv's are its builders of layers.
+# The parts of OpenMMLab that use the config's values. In mmcv, these are the builders of layers.
 USES_CONFIG = tuple(
     f'mmengine.{part}' for part in ('config.', 'dataset.', 'hooks.', 'logging.', 'model.averaged_model', 'registry.', 'runner.')
 )
@@ -43,9 +43,9 @@ def first_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def build_errors() -> Iterator[None]:
-    """Turn errors that a wrong config causes while objects are built from it into an InputError.
+    """Convert errors that an invalid config causes while objects are built from it to an InputError.
 
-    These are unknown types, arguments that a constructor does not take or lacks, keys that the config lacks, the ValueErrors and
+    These are unknown types, unexpected or missing arguments of a constructor, keys that the config lacks, the ValueErrors and
     AssertionErrors with which constructors and the libraries reject a value, and any error inside a constructor of OpenMMLab or torch
     that a registry has called with the config's values. Other errors inside the code of a model pass through unchanged.
     """
@@ -67,7 +67,7 @@ def build_errors() -> Iterator[None]:
 
 
 def is_from_libraries(error: BaseException) -> bool:
-    """Return whether code of mmpelk, OpenMMLab, or torch raised an error, and not code of a user's own."""
+    """Return whether code of mmpelk, OpenMMLab, or torch raised an error, rather than the user's own code."""
     return _innermost_frame(error).f_globals.get('__name__', '').split('.')[0] in LIBRARIES | {'mmpelk'}
 
 
@@ -87,11 +87,11 @@ def _is_mmpretrain_beside_transformers(error: BaseException) -> bool:
 
 
 def _is_from_config(error: BaseException) -> bool:
-    """Return whether the error comes from the parts of OpenMMLab that use the config's values (``USES_CONFIG``), from code of the
-    libraries that a registry has called with these values, or from a constructor that the config's arguments do not fit.
+    """Return whether the config's values caused an error.
 
-    The arguments come from the config if the constructor is called by a registry, or by a subclass that passes them on to it. A
-    constructor that is called with wrong arguments anywhere else is a bug of the calling code.
+    Such an error comes from the parts of OpenMMLab that use these values (``USES_CONFIG``), from code of the libraries that a registry
+    has called with them, or from a constructor that does not accept the config's arguments. The arguments come from the config if a
+    registry calls the constructor, or a subclass passes them on to it. Anywhere else, wrong arguments are a bug in the calling code.
     """
     modules = [frame.f_globals.get('__name__', '') for frame, _ in traceback.walk_tb(error.__traceback__)]
     while len(modules) > 1 and modules[-1].split('.')[0] == 'logging':
@@ -113,7 +113,7 @@ def _is_from_config(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn an InputError, or a file that the system refuses, into one line on stderr and exit code 1.
+    """Print an InputError, or the error of a file that cannot be used, as one line on stderr, and exit with code 1.
 
     Other errors keep their traceback. With the environment variable ``MMPELK_TRACEBACK=1``, all errors do.
     """

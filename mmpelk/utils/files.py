@@ -14,7 +14,7 @@ from pathlib import Path
 from .errors import InputError
 
 UNFINISHED = '.unfinished'
-# Unfinished files that nobody has written to for this many seconds were left by a process that was killed.
+# Unfinished files that have not changed for this many seconds are assumed to be left over from a killed process.
 ABANDONED = 3600
 
 
@@ -46,7 +46,7 @@ def write_together(contents: Mapping[str | Path, bytes]) -> None:
 
 @contextlib.contextmanager
 def _unfinished(content: bytes, path: str | Path) -> Iterator[tuple[Path, Path]]:
-    """Write the content beside a file, and return the paths of both.
+    """Write the content to an unfinished file beside the target file, and return the paths of both.
 
     At the end of the context, the unfinished file is removed if it still exists.
     """
@@ -78,7 +78,7 @@ def _unfinished(content: bytes, path: str | Path) -> Iterator[tuple[Path, Path]]
 
 
 def remove_abandoned(target: Path) -> None:
-    """Remove what processes that were killed have left of a file or folder that they were writing."""
+    """Remove unfinished copies of a file or folder that were left over from killed processes."""
     for path in target.parent.glob(f'{glob.escape(_prefix(target))}*{UNFINISHED}'):
         with contextlib.suppress(OSError):  # another process may remove it at the same time
             if time.time() - path.stat().st_mtime > ABANDONED:

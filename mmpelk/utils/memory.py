@@ -22,7 +22,7 @@ def free_memory(device: torch.device) -> int:
 
 @contextlib.contextmanager
 def measured_peak(device: torch.device) -> Iterator[list[int]]:
-    """Measure how many bytes of memory the context takes at most, beyond those at its start.
+    """Measure the peak memory of the context in bytes, beyond the memory in use at its start.
 
     Yields:
         A list to which the number is appended at the end of the context. On the CPU it is the memory of the process, or 0 without Linux's
@@ -36,7 +36,7 @@ def measured_peak(device: torch.device) -> Iterator[list[int]]:
         result.append(torch.cuda.max_memory_allocated(device) - start)
         return
     with contextlib.suppress(OSError, AttributeError, TypeError):  # TypeError on Windows
-        ctypes.CDLL(None).malloc_trim(0)  # glibc would reuse the memory that earlier work freed, and the peak would not show it
+        ctypes.CDLL(None).malloc_trim(0)  # otherwise glibc reuses freed memory, which the peak does not show
     with contextlib.suppress(OSError):
         Path('/proc/self/clear_refs').write_text('5')  # the peak becomes the current size
     start = from_proc('/proc/self/status', 'VmHWM')
@@ -45,7 +45,7 @@ def measured_peak(device: torch.device) -> Iterator[list[int]]:
 
 
 def from_proc(path: str, name: str) -> int:
-    """Return a size from a file in ``/proc`` in bytes, or 0 if there is none."""
+    """Return a size from a file in ``/proc`` in bytes, or 0 if the file or the entry does not exist."""
     with contextlib.suppress(OSError):
         for line in Path(path).read_text().splitlines():
             if line.startswith(f'{name}:'):

@@ -13,7 +13,7 @@ from PIL import EpsImagePlugin, Image
 
 from .errors import InputError
 
-# The formats that images are read in, whatever their file names are.
+# The formats of images that are read, regardless of their file names.
 FORMATS = ('BMP', 'GIF', 'JPEG', 'JPEG2000', 'PNG', 'PPM', 'TIFF', 'WEBP')
 # Pillow's modes with more than 8 bits per pixel and channel begin with these: integers of 16 or 32 bits, and floats.
 DEEP_MODES = ('I', 'F')
@@ -22,8 +22,8 @@ DEEP_MODES = ('I', 'F')
 def forbid_ghostscript() -> None:
     """Make Pillow refuse EPS images in this process.
 
-    mmcv's image loading has no option for the formats. With ``imdecode_backend='pillow'`` it reads each format that Pillow recognizes by
-    its content, also from a file that is named ``.png``. Its default backend, OpenCV, does not read EPS and runs no programs.
+    mmcv's image loading has no option for the formats. With ``imdecode_backend='pillow'``, it reads any format that Pillow recognizes by
+    its content, even if the file name ends in ``.png``. Its default backend, OpenCV, does not read EPS and runs no programs.
     """
     EpsImagePlugin.Ghostscript = _refuse
 

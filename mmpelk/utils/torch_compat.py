@@ -1,4 +1,4 @@
-"""What differs between the versions of torch from 2.1 on. Every other module uses these names, and needs torch alone for them."""
+"""Functions that hide the differences between torch 2.1 and newer versions. They need only torch."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from torch.utils.hooks import RemovableHandle
 
 TORCH = tuple(int(number) for number in torch.__version__.split('.')[:2])  # (2, 13)
 
-# torch 2.3 moved it. torch.compile evaluates both as True.
+# torch 2.3 moved this function. torch.compile evaluates both versions as True.
 is_compiling = torch.compiler.is_compiling if hasattr(torch.compiler, 'is_compiling') else torch._utils.is_compiling
-# torch 2.4 and newer register operators by functions. Before, a library object holds the registrations as long as it lives.
+# torch 2.4 and newer register operators with functions. In older versions, registrations last only as long as their library object.
 _LIBRARIES: dict[str, torch.library.Library] = {}
 
 
 def autocast_dtype(device_type: str) -> torch.dtype | None:
-    """Return the type that autocast selects on a type of device, or None if autocast is off there."""
+    """Return the dtype that autocast uses on a device type, or None if autocast is disabled there."""
     if TORCH >= (2, 4):
         if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
             return torch.get_autocast_dtype(device_type)
@@ -36,7 +36,7 @@ def autocast_dtype(device_type: str) -> torch.dtype | None:
 
 
 def has_bfloat16_units() -> bool:
-    """Return whether the current GPU computes in bfloat16 without emulation. torch before 2.5 knows no emulation."""
+    """Return whether the current GPU computes in bfloat16 without emulation. torch before 2.5 has no emulation."""
     try:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     except TypeError:
@@ -94,9 +94,9 @@ def register_flop_formula(name: str, formula: Callable) -> None:
 
 
 def hook_steps(optimizer: Optimizer, before: Callable[[], None], after: Callable[[], None]) -> RemovableHandle:
-    """Call a function before and one after each step of an optimizer, until the handle's ``remove()`` is called.
+    """Call one function before and another after each step of an optimizer, until the handle's ``remove()`` is called.
 
-    The step hooks of torch are not used, because ``torch.compile`` turns those of every optimizer off in torch 2.1.
+    torch's own step hooks are not used, because ``torch.compile`` disables those of every optimizer in torch 2.1.
     """
     functions: dict[int, tuple[Callable[[], None], Callable[[], None]]] = OrderedDict()
     handle = RemovableHandle(functions)

@@ -11,10 +11,10 @@ _declared: list[torch.library.Library] = []
 
 
 def declare_missing_operators() -> None:
-    """Make ``import torchvision`` work next to a CPU-only torch, where mmpretrain needs it. Do nothing if it works already.
+    """Make ``import torchvision`` work with a CPU-only torch if mmpretrain needs it. Do nothing if it works already.
 
     mmpretrain needs torchvision's transforms, and mmseg and mmdet import mmpretrain if it is installed. The package index has
-    torchvision built for CUDA. Next to a CPU-only torch, its operators do not load, and its import fails on the two operators that
+    torchvision built for CUDA. With a CPU-only torch, its operators do not load, and its import fails on the two operators that
     have no declaration in Python. With these declared, everything except the operators themselves works.
     """
     if find_spec('torchvision') is None or find_spec('mmpretrain') is None:

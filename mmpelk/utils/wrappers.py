@@ -1,4 +1,4 @@
-"""Models inside of OpenMMLab's wrappers."""
+"""Models inside OpenMMLab's wrappers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import nn
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Return the model inside of wrappers for distributed training and test-time augmentation."""
+    """Return the model inside wrappers for distributed training and test-time augmentation."""
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
     return model

@@ -134,7 +134,7 @@ def test_what_is_left(conv, reason):
     growth = grow_kernels(model, 51)
     assert list(growth.grown) == ['2'] and list(growth.left) == ['1'] and model[1] is conv
     assert re.match(reason, growth.left['1'])
-    with pytest.raises(ValueError, match=rf'Sequential has no kernel to grow: .* found 1 convolutions \(1 of which {reason}'):
+    with pytest.raises(ValueError, match=rf'Sequential has no kernel to grow: .* found 1 convolutions \(1: {reason}'):
         grow_kernels(nn.Sequential(conv), 51)
 
 
@@ -189,7 +189,10 @@ def test_sizes_by_stage_and_by_name():
         ((51, 12), 'old kernel size of 1.1.dwconv, got 12'),
         ((51,), r'one size for each of the 2 stages \(of 4, 6 channels\), got 1: \(51,\)'),
         ((51, 49, 47, 13), 'each of the 2 stages .* got 4'),
-        ({'0': 51, 'stages': 13}, "kernel_sizes names 'stages', where the model has no kernel to grow; it has '0.1.dwconv'"),
+        (
+            {'0': 51, 'stages': 13},
+            "kernel_sizes names 'stages', but the model has no kernel to grow there; its kernels are '0.1.dwconv'",
+        ),
         ({'0.1.dw': 51}, "kernel_sizes names '0.1.dw'"),
     ],
 )
@@ -281,7 +284,7 @@ def test_copies_and_pickles():
 def test_the_report():
     growth = grow_kernels(small_model(), (51, 13))
     assert repr(growth).splitlines() == [
-        '4 kernels grown, 2 convolutions left',
+        '4 kernels grown, 2 convolutions unchanged',
         '  0.1.dwconv ... 0.2.dwconv (2): 7x7 -> 51x51, 4 channels',
         '  1.1.dwconv ... 1.2.dwconv (2): 7x7 -> 13x13, 6 channels',
         '  0.0 ... 1.0 (2): not depthwise',
