@@ -1,10 +1,10 @@
-# A container that trains the demo and draws its predictions. One file makes the variants for CUDA and for CPUs.
+# A container that trains the demo and draws its predictions, on a GPU with CUDA or on a CPU.
 #
-#   docker build -t mmpelk .                                     # CUDA: the package index's torch brings CUDA's libraries along
+#   docker build -t mmpelk .                                     # CUDA: torch from the package index includes CUDA's libraries
 #   docker build -t mmpelk --build-arg TORCH_INDEX=URL .         # CPUs: the URL of torch's CPU packages, from pytorch.org
 #   docker run --rm --gpus all -v "$PWD/results:/mmpelk/work_dirs" mmpelk    # without --gpus all on CPUs
 #
-# STACK and TORCH select the packages, as for make (TORCH=2.1.2 and STACK=openmmlab are the oldest). This file has not been built yet.
+# STACK and TORCH select the packages, as for make (TORCH=2.1.2 and STACK=openmmlab are the oldest). This Dockerfile has not been tested yet.
 ARG PYTHON=3.11
 FROM python:${PYTHON}-slim
 

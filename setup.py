@@ -65,7 +65,7 @@ NATIVE = Extension(
 
 
 class BuildNative(build_ext):
-    """Build with OpenMP, or without it where the compiler has none, such as on macOS. The library then starts its own threads."""
+    """Build with OpenMP, or without it if the compiler does not support it, such as on macOS. The library then starts its own threads."""
 
     def build_extension(self, ext):
         try:
@@ -77,14 +77,14 @@ class BuildNative(build_ext):
 
 
 class WheelForAllPythons(bdist_wheel):
-    """Tag the wheel for every Python 3 on this platform: the library does not use Python."""
+    """Tag the wheel for every Python 3 on this platform, because the library does not use Python."""
 
     def get_tag(self):
         return 'py3', 'none', super().get_tag()[2]
 
 
 class BuildWithMim(build_py):
-    """Copy configs, tools, and model-index.yml to where OpenMMLab's mim looks for them. mim does not find editable installs."""
+    """Copy configs, tools, and model-index.yml to where OpenMMLab's mim looks for them. mim does not support editable installs."""
 
     def run(self):
         super().run()
@@ -102,7 +102,7 @@ class BuildWithMim(build_py):
 setup(
     name='mmpelk',
     version=VERSION,
-    description='PeLK backbones with peripheral convolutions up to 101x101 and more, for OpenMMLab',
+    description='PeLK backbones with peripheral convolutions of 101x101 and larger, for OpenMMLab',
     long_description=(HERE / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
     license='Apache-2.0',

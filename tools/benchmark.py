@@ -1,4 +1,4 @@
-"""Time the operator, models, or training steps and what they are compared with, interleaved in one process; or measure memory.
+"""Time the operator, models, or training steps and their baselines, interleaved in one process, or measure memory.
 
 benchmark.py op      the peripheral convolution with all backends and memory layouts, F.conv2d, ConvNeXt's 7x7 kernel, SLaK's stripes,
                      and a copy of the map, which is the lower bound set by memory; with --sweep, over the kernel size
@@ -26,7 +26,7 @@ from mmpelk.engine.command_line import check_outputs, run_tool
 from mmpelk.engine.config import read_config
 from mmpelk.utils.errors import InputError
 
-# Larger tensors are typing errors.
+# Larger tensors are assumed to be typing errors.
 MAX_BYTES = 2**34
 
 
@@ -42,7 +42,7 @@ def parse_args() -> argparse.Namespace:
     for command in (op, model, train):
         command.add_argument('--out', type=Path, help='folder for the table, JSON, and plots')
         command.add_argument('--rounds', type=int, default=10, help='number of timed rounds; default: %(default)s')
-        command.add_argument('--budget', type=float, default=10, help='seconds for each call at most; default: %(default)s')
+        command.add_argument('--budget', type=float, default=10, help='maximum seconds for each call; default: %(default)s')
     op.add_argument(
         '--shape', type=int, nargs=4, action='append', metavar=('N', 'C', 'HW', 'K'), help='default: the stages of PeLK-T'
     )

@@ -1,8 +1,8 @@
 """Convert a ConvNeXt or SLaK checkpoint to the backbone of a config, which is a PeLK or a GrownBackbone.
 
 The weights may have the names of the official ConvNeXt, ConvNeXt V2, DINOv3, or SLaK, or of timm, torchvision, transformers, or
-mmpretrain. Heads are kept if the config's model has the same ones. All of the foreign backbone must be used, and all of the config's
-backbone must be there, except for what --allow-missing and --allow-unused name.
+mmpretrain. Heads are kept if the config's model has the same ones. Every weight of the foreign backbone must be used, and no weight of
+the config's backbone may be missing, except for the names given with --allow-unused and --allow-missing.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def main() -> None:
     if change is not None:
         print(change)
     write_checkpoint(dict(state_dict=conversion.weights, meta=dict(converted_from=str(args.source))), args.out)
-    print(f'{len(conversion.weights)} tensors, {len(in_backbone)} of them of the backbone, in {args.out}')
+    print(f'{len(conversion.weights)} tensors, {len(in_backbone)} of them in the backbone, written to {args.out}')
 
 
 if __name__ == '__main__':

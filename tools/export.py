@@ -1,4 +1,4 @@
-"""Export a trained model as ONNX (OUT.onnx, opset 20) or as a torch.export program (OUT.pt2), folded and with its normalization inside.
+"""Export a trained model as ONNX (OUT.onnx, opset 20) or as a torch.export program (OUT.pt2). It is folded and normalizes its images.
 
 Classifiers and segmentors output logits. --part backbone and --part neck output feature maps; they are the only parts of detectors that are
 fixed graphs. The ONNX file is compared with torch before it is written. Its metadata contain the task, classes, and colors, which
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument('--part', choices=PARTS, help="default: 'model', or 'neck' for detectors")
     parser.add_argument('--size', type=int, nargs=2, metavar=('H', 'W'), help='default: the crop size of the config')
     parser.add_argument('--batch', type=int, default=1, help='number of images; default: %(default)s')
-    parser.add_argument('--dynamic', action='store_true', help='allow any batch and any size from 64x64')
+    parser.add_argument('--dynamic', action='store_true', help='allow any batch size and any image size from 64x64')
     parser.add_argument('--images', nargs='+', default=[], help='images for the comparison with torch; default: random values')
     add_cfg_options(parser)
     args = parser.parse_args()
@@ -59,7 +59,7 @@ def main() -> None:
         content = to_onnx(program, metadata(module, args.batch, size, args.dynamic))
         difference, agreement = check_onnx(content, trained, [images.expand(args.batch, -1, -1, -1) for images in batches])
         compared = f'{len(args.images)} images' if args.images else 'random images; use --images for real ones'
-        maxima = f', {agreement:.2%} of the maxima agree' if part == 'model' else ''
+        maxima = f', {agreement:.2%} of the predictions agree' if part == 'model' else ''
         print(f'onnxruntime against torch on {compared}: relative difference {difference:.1e}{maxima}')
         write_atomically(content, args.out)
     print(f'{args.out}: {args.out.stat().st_size / 2**20:.1f} MiB')

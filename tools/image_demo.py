@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('inputs', nargs='+', metavar='input', help='image file, folder of images, or video')
     parser.add_argument('--out-dir', type=Path, default=Path('demo_out'), help='folder for the pictures; default: %(default)s')
-    parser.add_argument('--grid', action='store_true', help='also write all pictures of images onto one sheet, grid.png')
+    parser.add_argument('--grid', action='store_true', help='also draw the pictures of all images on one sheet, grid.png')
     parser.add_argument('--device', help='such as cpu or cuda:0; default: the GPU if there is one')
     add_cfg_options(parser)
     args = parser.parse_args()

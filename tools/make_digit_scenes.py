@@ -1,4 +1,4 @@
-"""Make the digit scenes dataset: a folder in the style of ADE20K, with instance annotations in the style of COCO."""
+"""Generate the digit scenes dataset: a folder in the layout of ADE20K, with instance annotations in the format of COCO."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmpelk.utils.errors import InputError
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('root', nargs='?', default='data/digit_scenes', help='folder to make; default: %(default)s')
+    parser.add_argument('root', nargs='?', default='data/digit_scenes', help='folder to create; default: %(default)s')
     parser.add_argument('--num-training', type=int, default=800, help='number of training scenes; default: %(default)s')
     parser.add_argument('--num-validation', type=int, default=120, help='number of validation scenes; default: %(default)s')
     parser.add_argument('--size', type=int, default=128, help='height and width of the scenes; default: %(default)s')

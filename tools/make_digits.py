@@ -1,4 +1,4 @@
-"""Make the digits dataset for classification: one handwritten digit per image, in the folder layout of mmpretrain."""
+"""Generate the digits dataset for classification: one handwritten digit per image, in the folder layout of mmpretrain."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmpelk.utils.errors import InputError
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('root', nargs='?', default='data/digits', help='folder to make; default: %(default)s')
+    parser.add_argument('root', nargs='?', default='data/digits', help='folder to create; default: %(default)s')
     parser.add_argument('--size', type=int, default=64, help='height and width of the images; default: %(default)s')
     parser.add_argument('--copies', type=int, default=2, help='number of images of each training digit; default: %(default)s')
     parser.add_argument('--seed', type=int, default=0, help='random seed, from 0 to 2**32 - 1; default: %(default)s')

@@ -1,4 +1,4 @@
-"""Measure how resizing the kernels of a trained classifier changes its outputs, compared with a randomly drawn periphery."""
+"""Measure how resizing the kernels of a trained classifier changes its outputs, compared with randomizing their periphery."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def main() -> None:
     cfg = read_config(args.config, args.cfg_options)
     model = load_model(cfg, args.checkpoint)
     if not isinstance(model.backbone, PeLK) or cfg.get('default_scope') != 'mmpretrain':
-        raise InputError(f'config {args.config} is not of a classifier with a PeLK')
+        raise InputError(f'config {args.config} does not describe a classifier of mmpretrain with a PeLK')
     if not cfg.get('test_dataloader'):
         raise InputError(f'config {args.config} has no test_dataloader')
     check_data(cfg, ('test',))

@@ -1,6 +1,6 @@
 """Draw the predictions of an ONNX file from tools/export.py on images.
 
-This needs onnxruntime, numpy, and Pillow, but neither torch, OpenMMLab, nor mmpelk.
+It needs onnxruntime, numpy, and Pillow, but not torch, OpenMMLab, or mmpelk.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import onnxruntime
 from PIL import Image, ImageDraw, ImageOps
 
 MAX_PIXELS = 2**25
-# Pillow would decode an EPS image, whatever its name is, with Ghostscript.
+# Otherwise, Pillow would decode EPS images with Ghostscript, regardless of their names.
 FORMATS = ('BMP', 'GIF', 'JPEG', 'JPEG2000', 'PNG', 'PPM', 'TIFF', 'WEBP')
 
 
@@ -35,13 +35,13 @@ def main() -> None:
         fail(f'cannot use {error.filename}: {error.strerror}')
     for index, path in enumerate(args.images):
         image = read(path)
-        # Without a fixed size, the model accepts sizes from 64.
+        # Without a fixed size, the model accepts sizes of at least 64.
         size = about['size'] or [max(64, length) for length in image.size[::-1]]
         pixels = np.asarray(image.resize(size[::-1], Image.Resampling.BILINEAR), np.float32).transpose(2, 0, 1)[None]
         # With a fixed batch, repeat the image to fill it.
         try:
             (logits,) = session.run(None, {'images': np.repeat(pixels, about['batch'] or 1, 0)})
-        except Exception as error:  # onnxruntime raises many types of its own
+        except Exception as error:  # onnxruntime has many exception types
             fail(f'{args.model} cannot be run on {path}: {str(error).splitlines()[0]}')
         if logits.ndim != (4 if about['task'] == 'segmentation' else 2) or logits.shape[1] != len(about['classes']):
             fail(f'{args.model} has outputs of shape {logits.shape}, which do not match its {len(about["classes"])} classes')
@@ -60,7 +60,7 @@ def load(path: Path) -> tuple[onnxruntime.InferenceSession, dict]:
     try:
         session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
         about = {key: json.loads(text) for key, text in session.get_modelmeta().custom_metadata_map.items()}
-    except Exception as error:  # onnxruntime raises many types of its own
+    except Exception as error:  # onnxruntime has many exception types
         fail(f'{path} is not an ONNX model: {str(error).splitlines()[0]}')
     if about.get('part') != 'model':
         fail(f'{path} does not output logits; export a segmentor or a classifier with tools/export.py')
@@ -94,7 +94,7 @@ def check(path: Path, about: dict) -> None:
 
 
 def read(path: str) -> Image.Image:
-    """Read an RGB image, and rotate it as its EXIF data require."""
+    """Read an RGB image, and rotate it according to its EXIF data."""
     try:
         with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
@@ -107,7 +107,7 @@ def read(path: str) -> Image.Image:
 
 
 def overlay(image: Image.Image, logits: np.ndarray, about: dict) -> Image.Image:
-    """Draw the colors of the classes over an image, and a line of text for each class in it."""
+    """Draw the colors of the classes over an image, with a line of text for each class in it."""
     labels = logits.argmax(0)
     palette = np.array(about['palette'], np.uint8)
     colors = Image.fromarray(palette[labels]).resize(image.size, Image.Resampling.NEAREST)

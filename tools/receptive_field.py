@@ -58,7 +58,7 @@ def main() -> None:
     args = parse_args()
     cfg = read_config(args.config, args.cfg_options)
     backbone = load_backbone(cfg, args.checkpoint).to(get_device())
-    backbone.eval()  # in a line of its own, because eval() of mmpretrain's backbones returns None
+    backbone.eval()  # a separate statement, because eval() of mmpretrain's backbones returns None
     norm = cfg.model.get('data_preprocessor') or {}
     for name in ('mean', 'std'):
         if not isinstance(norm.get(name), (list, tuple)) or len(norm[name]) != 3:

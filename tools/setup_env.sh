@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Make or update a virtual environment with PyTorch, OpenMMLab, and mmpelk (editable).
+# Create or update a virtual environment with PyTorch, OpenMMLab, and mmpelk (editable).
 #
 #   tools/setup_env.sh VENV STACK [--compiled-ops] [EXTRA ...]
 #
 # STACK is onedl (the maintained forks) or openmmlab (the originals). mmdet needs mmcv's compiled operators, and so does the original
-# mmseg, so they are always compiled for openmmlab. An EXTRA is one of setup.py's: demo, export, app, docs, dev, or triton. What an earlier
-# call installed stays, and a call that asks for nothing new does nothing.
+# mmseg, so they are always compiled for openmmlab. An EXTRA is one of setup.py's: demo, export, app, docs, dev, or triton. Parts that an
+# earlier call installed are kept, and a call that asks for nothing new does nothing.
 #
 # Built mmcv wheels are kept in $MMPELK_CACHE (default: ~/.cache/mmpelk), one folder for each torch, Python, and mmcv version.
-# TORCH selects one of the versions in requirements/, and PYTHON another interpreter.
+# TORCH selects one of the versions in requirements/, and PYTHON selects the interpreter.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -34,7 +34,7 @@ done
 pip() { "$VENV/bin/python" -m pip --disable-pip-version-check "$@"; }
 say() { echo "[setup $SECONDS s] $*"; }
 
-# The stamp records what the environment was made from, and the parts that are installed. The parts are known even if the first line
+# The stamp records what the environment was created from, and the parts that are installed. The parts are read even if the first line
 # is outdated, so that an update installs them again.
 stamp=$VENV/mmpelk-env
 sources=$(cat setup.py "$REQUIREMENTS" mmpelk/ops/backends/native/*.cpp mmpelk/ops/backends/native/*.h "$0" | sha256sum | cut -c1-16)
@@ -42,20 +42,20 @@ version="$STACK $TORCH $sources"
 installed=$(sed -n 2p "$stamp" 2>/dev/null || true)
 wanted=$(printf '%s\n' $installed "$@" | sort -u | xargs)
 case $STACK:$(sed -n 1p "$stamp" 2>/dev/null || true) in
-    onedl:openmmlab\ * | openmmlab:onedl\ *) echo "error: $VENV has the other STACK's packages, which install the same modules" >&2; exit 1 ;;
+    onedl:openmmlab\ * | openmmlab:onedl\ *) echo "error: $VENV has the other STACK's packages, which install the same modules; use another VENV" >&2; exit 1 ;;
 esac
 if [ "$(cat "$stamp" 2>/dev/null)" = "$(printf '%s\n%s\n' "$version" "$wanted")" ]; then
     exit 0
 fi
 
-[ -x "$VENV/bin/python" ] || { say "making $VENV"; "$PYTHON" -m venv "$VENV"; }
-# An interrupted update leaves the parts, but no version, so that the next call runs it again.
+[ -x "$VENV/bin/python" ] || { say "creating $VENV"; "$PYTHON" -m venv "$VENV"; }
+# An interrupted update leaves a stamp with the parts but without a version, so that the next call repeats the update.
 printf '\n%s\n' "$wanted" >"$stamp"
 say "installing torch $TORCH"
 pip install -q --upgrade 'pip>=25.3' 'setuptools>=70.1,<81' wheel ninja
 pip install -q torch numpy -c "$REQUIREMENTS"
 
-# A wheel with compiled operators serves every purpose. Without one in the cache, a wheel without operators takes seconds to build.
+# A wheel with compiled operators serves every purpose. If the cache has none, a wheel without operators takes only seconds to build.
 key=$("$VENV/bin/python" -c 'import sys, torch; print(f"torch{torch.__version__}-cp{sys.version_info[0]}{sys.version_info[1]}")')
 wheels=${MMPELK_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/mmpelk}/wheels/$key-$MMCV
 kind=lite

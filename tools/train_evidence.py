@@ -1,10 +1,10 @@
-"""Train kernels of different forms and sizes under equal budgets on small data, and compare them. If interrupted, it resumes.
+"""Train kernels of different forms and sizes under equal budgets on small data, and compare them. Interrupted runs can be resumed.
 
 train_evidence.py digits   the kernel forms of Table 1 and the grids of Table 5 on single digits, beside the paper's results. It shows
                            that each form trains, not which one is better on ImageNet.
 train_evidence.py reach    kernel sizes and forms on keyed rows, where the label of a pixel can be far away; with --ablations, also h, the
                            center, the grids of Table 5, and the small branch, on the first size
-train_evidence.py growing  ways to go on from a ConvNeXt with 7x7 kernels on keyed rows: as it is, and grown
+train_evidence.py growing  ways to continue training a ConvNeXt with 7x7 kernels on keyed rows: unchanged, and with grown kernels
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The exit code is 1 if a variant spills registers to memory.
 
-With --bounds, print instead how long each backend must take at least on an A100 and an H100, by counting.
+With --bounds, print instead the counted work of each backend, and the resulting lower bounds of its time on an A100 and an H100.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def main() -> None:
         default=CAPABILITIES,
         help='compute capabilities, such as 90 for 9.0; default: %(default)s',
     )
-    parser.add_argument('--kernel-size', type=int, default=51, help="K, on which only 'taps' depends; default: %(default)s")
+    parser.add_argument('--kernel-size', type=int, default=51, help="K; only 'taps' depends on it; default: %(default)s")
     parser.add_argument('--bounds', action='store_true', help='print counts and bounds instead')
     args = parser.parse_args()
     if args.bounds:

@@ -5,7 +5,7 @@ env_cfg = dict(
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
     dist_cfg=dict(backend='nccl'),
 )
-# As in SLaK and RepLKNet, several GPUs share BatchNorm's statistics.
+# As in SLaK and RepLKNet, BatchNorm's statistics are synchronized across GPUs.
 sync_bn = 'torch'
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),

@@ -1,4 +1,4 @@
-# PeLK atto with Cascade Mask R-CNN on digit scenes. Runs the code path of the COCO configs in minutes on a laptop CPU.
+# PeLK atto with Cascade Mask R-CNN on digit scenes. It runs the code path of the COCO configs in minutes on a laptop CPU.
 _base_ = [
     '../_base_/models/cascade_mask_rcnn_pelk.py',
     '../_base_/datasets/digit_scenes_det.py',

@@ -1,5 +1,5 @@
-# A small PeLK with 51-49-47-13 kernels on keyed rows. The head, SegFormer's, has 1x1 convolutions only and no global pooling: reach comes
-# from the kernels of the backbone. `make demo-reach` compares it with a model with 7x7 kernels.
+# A small PeLK with 51-49-47-13 kernels on keyed rows. SegFormer's head has only 1x1 convolutions and no global pooling, so only the
+# backbone's kernels enlarge the receptive field. `make demo-reach` compares the model with one that has 7x7 kernels.
 _base_ = ['../_base_/datasets/keyed_rows.py', '../_base_/mmseg_runtime.py']
 custom_imports = dict(imports=['mmpelk', 'mmpelk.datasets.keyed_rows_dataset'])
 channels = [32, 48, 64, 96]

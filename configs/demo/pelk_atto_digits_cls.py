@@ -1,4 +1,4 @@
-# Sparse PeLK atto on digits. Runs the code path of the ImageNet configs in minutes on a laptop CPU.
+# Sparse PeLK atto on digits. It runs the code path of the ImageNet configs in minutes on a laptop CPU.
 _base_ = [
     '../_base_/models/pelk_cls.py',
     '../_base_/datasets/digits_cls.py',

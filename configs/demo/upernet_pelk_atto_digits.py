@@ -1,4 +1,4 @@
-# PeLK atto with UperNet on digit scenes. Runs the code path of the ADE20K configs in minutes on a laptop CPU.
+# PeLK atto with UperNet on digit scenes. It runs the code path of the ADE20K configs in minutes on a laptop CPU.
 _base_ = [
     '../_base_/models/upernet_pelk.py',
     '../_base_/datasets/digit_scenes_seg.py',
@@ -7,7 +7,7 @@ _base_ = [
 custom_imports = dict(imports=['mmpelk', 'mmpelk.datasets.digit_scenes_dataset'])
 channels = [52, 104, 208, 416]
 norm_cfg = dict(type='BN', requires_grad=True)
-# mmseg initializes its classifiers with std 0.01. From there, so few iterations would predict nothing but the backgrounds.
+# mmseg initializes its classifiers with std 0.01. With that, the model would predict only the backgrounds after so few iterations.
 classifier_init = dict(type='Normal', std=0.1, override=dict(name='conv_seg'))
 model = dict(
     data_preprocessor=dict(size=(128, 128)),

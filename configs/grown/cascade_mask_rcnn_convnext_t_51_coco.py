@@ -1,8 +1,8 @@
 # ConvNeXt-T grown to 51x51, Cascade Mask R-CNN, COCO, with the recipe of mmdet's ConvNeXt config.
-# tools/test.py with this config gives mmdet's fine-tuned
+# With this config, tools/test.py reproduces the result of mmdet's fine-tuned
 # cascade_mask_rcnn_convnext-t_p4_w7_fpn_giou_4conv1f_fp16_ms-crop_3x_coco_20220509_204200-8f07c40b.pth
-# its own result (50.3 box AP, 43.6 mask AP, as mmdet reports it), because growing is exact.
-# One GPU: the batch of 16 is accumulated from 2 images, for which a step needs 8.0 GiB in float32 (measured on a CPU).
+# (50.3 box AP, 43.6 mask AP, as mmdet reports it), because growing is exact.
+# On one GPU, the batch of 16 is accumulated from 2 images at a time. A step then needs 8.0 GiB in float32 (measured on a CPU).
 _base_ = '../baselines/cascade_mask_rcnn_convnext_t_coco.py'
 checkpoint = 'https://mmassets.onedl.ai/mmclassification/v0/convnext/downstream/convnext-tiny_3rdparty_32xb128-noema_in1k_20220301-795e9634.pth'
 model = dict(

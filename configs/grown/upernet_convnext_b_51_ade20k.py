@@ -1,7 +1,8 @@
 # ConvNeXt-B grown to 51x51, UperNet, ADE20K, with the recipe of mmseg's ConvNeXt config.
-# tools/test.py with this config gives mmseg's fine-tuned upernet_convnext_base_fp16_512x512_160k_ade20k_20220227_181227-02a24fc6.pth
-# its own mIoU (48.71, as mmseg reports it), because growing is exact.
-# One GPU: the batch of 16 is accumulated from 2 images, for which a step needs 6.5 GiB in float32 (measured on a CPU).
+# With this config, tools/test.py reproduces the result of mmseg's fine-tuned
+# upernet_convnext_base_fp16_512x512_160k_ade20k_20220227_181227-02a24fc6.pth
+# (48.71 mIoU, as mmseg reports it), because growing is exact.
+# On one GPU, the batch of 16 is accumulated from 2 images at a time. A step then needs 6.5 GiB in float32 (measured on a CPU).
 _base_ = '../baselines/upernet_convnext_b_ade20k.py'
 checkpoint = 'https://mmassets.onedl.ai/mmclassification/v0/convnext/downstream/convnext-base_3rdparty_32xb128-noema_in1k_20220301-2a0ee547.pth'
 model = dict(

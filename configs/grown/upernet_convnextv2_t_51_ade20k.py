@@ -1,6 +1,6 @@
 # ConvNeXt V2-T grown to 51x51, UperNet, ADE20K. The recipe is ConvNeXt-T's, because mmseg has none for V2. The checkpoint is
 # mmpretrain's, which was trained on ImageNet-1k after FCMAE pre-training.
-# One GPU: the batch of 16 is accumulated from 2 images, for which a step needs 5.1 GiB in float32 (measured on a CPU).
+# On one GPU, the batch of 16 is accumulated from 2 images at a time. A step then needs 5.1 GiB in float32 (measured on a CPU).
 _base_ = 'upernet_convnext_t_51_ade20k.py'
 checkpoint = (
     'https://mmassets.onedl.ai/mmclassification/v0/convnext-v2/convnext-v2-tiny_fcmae-pre_3rdparty_in1k_20230104-471a86de.pth'

@@ -58,7 +58,7 @@ def convert(tmp_path, monkeypatch, capfd):
 def test_ema(official, options, number, convert, tmp_path):
     printed = convert('small.py', 'official.pth', *options)
     weights = torch.load(tmp_path / 'out.pth', weights_only=True)['state_dict']
-    assert f'{len(weights)} tensors, {len(weights)} of them of the backbone' in printed
+    assert f'{len(weights)} tensors, {len(weights)} of them in the backbone' in printed
     stem = weights['backbone.downsample_layers.0.0.weight']
     assert stem.shape == (16, 3, 4, 4) and (stem == number).all()
 

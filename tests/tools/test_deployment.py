@@ -41,7 +41,7 @@ def test_onnx_file_and_a_picture_by_onnxruntime_alone(home, images, tmp_path, ru
     """The model is exported with dynamic sizes, and drawn in a process that cannot import torch."""
     arguments = ['seg.py', 'seg.pth', tmp_path / 'seg.onnx', '--dynamic', '--size', 64, 96, '--images', *images]
     output = run_tool('export.py', *arguments, cwd=home)
-    assert '100.00% of the maxima agree' in output and 'on 4 images' in output
+    assert '100.00% of the predictions agree' in output and 'on 4 images' in output
     cv2.imwrite(str(tmp_path / 'odd.png'), cv2.resize(cv2.imread(str(images[0])), (131, 77)))
     script = f"""
 import runpy, sys

@@ -72,7 +72,7 @@ def test_from_a_fine_tuned_segmentor_to_an_exported_one(home, run_tool, tmp_path
     deployed = run_tool('test.py', tmp_path / 'plain.py', tmp_path / 'plain.pth', '--work-dir', tmp_path, cwd=home)
     assert metrics(deployed) == metrics(tested)
     exported = run_tool('export.py', 'grown.py', tmp_path / 'work/iter_2.pth', tmp_path / 'seg.onnx', cwd=home)
-    assert '100.00% of the maxima agree' in exported
+    assert '100.00% of the predictions agree' in exported
 
 
 def test_what_is_refused(home, fail_tool, tmp_path):

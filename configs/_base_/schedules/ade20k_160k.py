@@ -1,6 +1,6 @@
 # ConvNeXt's ADE20K schedule, which SLaK and the paper use too: 160k iterations at a batch of 16, such as 8 GPUs with 2 images each.
 # tools/train.py accumulates gradients over several iterations if the GPUs and their batch_size do not reach the total. Counts of
-# iterations grow in proportion.
+# iterations are then multiplied accordingly.
 total_batch_size = 16
 optim_wrapper = dict(
     type='AmpOptimWrapper',

@@ -1,5 +1,6 @@
-# The ADE20K schedule of Table 1: 80k iterations. The paper does not give it; this is SLaK's schedule of the same length, which differs
-# from the one of 160k iterations: a higher learning rate for all layers, a shorter warm-up, no weight decay on norms alone, and float32.
+# The ADE20K schedule of Table 1: 80k iterations. The paper does not specify it; this is SLaK's schedule of the same length. It differs
+# from the schedule of 160k iterations: one higher learning rate for all layers, a shorter warm-up, weight decay on all weights except
+# those of norms, and float32.
 _base_ = 'ade20k_160k.py'
 optim_wrapper = dict(
     _delete_=True,

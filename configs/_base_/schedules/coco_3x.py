@@ -1,7 +1,7 @@
 # ConvNeXt's COCO schedule, which the paper uses too: 36 epochs at a batch of 16, such as 8 GPUs with 2 images each. The warm-up is
 # twice as long, as in mmdet's ConvNeXt config.
 # tools/train.py accumulates gradients over several iterations if the GPUs and their batch_size do not reach the total. Counts of
-# iterations grow in proportion.
+# iterations are then multiplied accordingly.
 total_batch_size = 16
 optim_wrapper = dict(
     type='AmpOptimWrapper',

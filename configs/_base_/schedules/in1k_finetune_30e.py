@@ -9,7 +9,7 @@ optim_wrapper = dict(
     paramwise_cfg=dict(layer_decay_rate=0.7, norm_decay_mult=0.0, bias_decay_mult=0.0, flat_decay_mult=0.0),
 )
 max_epochs = 30
-# As in ConvNeXt, the minimum of 1e-6 is scaled for each layer as its learning rate is. An absolute eta_min would not be.
+# As in ConvNeXt, the minimum of 1e-6 is scaled for each layer like its learning rate. An absolute eta_min would not be scaled.
 param_scheduler = [
     dict(type='CosineAnnealingLR', eta_min_ratio=1e-6 / 5e-5, by_epoch=True, end=max_epochs, convert_to_iter_based=True)
 ]
