@@ -1,4 +1,4 @@
-"""Shared by all tests: small datasets and a way to run the tools as a user does."""
+"""Fixtures and helpers for all tests: small datasets, and functions that run the tools as a user does."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ COCO_ID_GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start with the files that take minutes, so that no process is left with one of them at the end."""
+    """Run the files that take minutes first, so that no process has to run one of them alone at the end."""
     items.sort(key=lambda item: (item.path.stem not in LONG_FILES, item.path.parent.name != 'tools'))
 
 
 @pytest.fixture(autouse=True)
 def isolated():
-    """Start each test with the same seed, and as ``import mmpelk`` leaves mmengine and torch.
+    """Start each test with the same seed, and with mmengine and torch in the state after ``import mmpelk``.
 
     A runner sets the default scope, and OneDL's mmengine removes the types that mmpelk allows in checkpoints after its own loads.
     """
@@ -59,7 +59,7 @@ def isolated():
 
 @pytest.fixture(scope='module')
 def interpreted():
-    """Make Triton interpret our kernels where there is no GPU. They are imported on first use."""
+    """Make Triton interpret our kernels if there is no GPU. The kernels are imported on first use."""
     with pytest.MonkeyPatch.context() as patch:
         if not torch.cuda.is_available():
             patch.setenv('TRITON_INTERPRET', '1')
@@ -68,7 +68,7 @@ def interpreted():
 
 @pytest.fixture(scope='session')
 def digit_scenes(tmp_path_factory) -> Path:
-    """A folder that holds data/digit_scenes with 16 training and 4 validation scenes."""
+    """Return a folder that contains data/digit_scenes with 16 training and 4 validation scenes."""
     from mmpelk.datasets import make_digit_scenes
 
     home = tmp_path_factory.mktemp('digits')
@@ -78,8 +78,10 @@ def digit_scenes(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope='session')
 def coco(tmp_path_factory):
-    """A folder with data/coco: 80 categories with COCO's gaps in the ids, a crowd, an image without annotations. The images are
-    long and narrow, so that COCO's sizes stay small."""
+    """Return a folder with data/coco: 80 categories with COCO's gaps in the ids, a crowd, and an image without annotations.
+
+    The images are long and narrow, so that they stay small after resizing to COCO's sizes.
+    """
     import cv2
     from mmdet.datasets import CocoDataset
 
@@ -108,7 +110,7 @@ def coco(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def imagenet(tmp_path_factory) -> Path:
-    """A folder with data/imagenet in the flat layout: 4 training and 2 validation images."""
+    """Return a folder with data/imagenet in the flat layout: 4 training and 2 validation images."""
     import cv2
 
     home = tmp_path_factory.mktemp('imagenet')
@@ -124,7 +126,7 @@ def imagenet(tmp_path_factory) -> Path:
 
 
 def save_untrained(config: Path, checkpoint: Path) -> None:
-    """A checkpoint of a config's model with random weights and statistics, and names for 12 classes."""
+    """Save a checkpoint of a config's model with random weights and statistics, and names for 12 classes."""
     from mmengine.registry import MODELS, init_default_scope
 
     from mmpelk.engine.config import read_config
@@ -143,7 +145,7 @@ def save_untrained(config: Path, checkpoint: Path) -> None:
 
 @pytest.fixture
 def run_tool(tmp_path):
-    """Run a tool in a process of its own, from a folder of the test's, and return what it printed."""
+    """Run a tool in a separate process in one of the test's folders, and return its output."""
 
     def run(tool: str, *args: object, cwd: Path = tmp_path) -> str:
         code, output = tool_process.run(TOOLS / tool, list(map(str, args)), cwd, tool_env(), 600)
@@ -159,7 +161,7 @@ def tool_env() -> dict[str, str]:
 
 @pytest.fixture
 def fail_tool(monkeypatch, capfd):
-    """Run a tool that must fail, inside this process, and return its one line of error."""
+    """Run a tool that must fail in this process, and return its one-line error message."""
 
     def run(tool: str, *args: object, cwd: Path) -> str:
         monkeypatch.chdir(cwd)
@@ -174,7 +176,7 @@ def fail_tool(monkeypatch, capfd):
     return run
 
 
-# Kills itself when the n-th file has been written but has not replaced the previous one.
+# The process kills itself when the n-th file has been written but has not yet replaced the previous one.
 KILLED = """
 import os, runpy, signal, sys
 sync, calls = os.fsync, []
@@ -198,7 +200,7 @@ def train_until_killed(config: str, work_dir: Path, count: int, cwd: Path) -> No
 
 @pytest.fixture
 def safe_io():
-    """mmengine reads checkpoints safely and writes atomically during the test."""
+    """Make mmengine read checkpoints safely and write files atomically during the test."""
     from mmengine.fileio.backends.registry_utils import backends, prefix_to_backends
     from mmengine.runner.checkpoint import CheckpointLoader
 

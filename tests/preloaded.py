@@ -1,4 +1,4 @@
-"""What the tools import from other packages. The process that tests/tool_process.py forks from imports this module."""
+"""Import what the tools import from other packages, in the process from which tests/tool_process.py forks."""
 
 import contextlib
 

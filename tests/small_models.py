@@ -56,7 +56,7 @@ def save_model(folder: Path, name: str, text: str) -> tuple[Path, Path]:
 
 
 class Part(BaseModule):
-    """Two layers, and the checkpoint that they are initialized from."""
+    """Two layers, with the checkpoint from which they are initialized."""
 
     def __init__(self, init_cfg=None):
         super().__init__(init_cfg)

@@ -12,9 +12,9 @@ from mmengine.registry import MODELS, PARAM_SCHEDULERS, init_default_scope
 
 from mmpelk.analysis.complexity import run_detector
 
-# Number of layers of the learning rate decay and drop path rate, from the paper's recipes.
+# The number of layers of the learning rate decay, and the drop path rate, from the paper's recipes.
 UPERNET = {'t': (6, 0.4), 's': (12, 0.3), 'b': (12, 0.4), 'b101': (12, 0.4)}
-# The same, with the rate of the learning rate decay.
+# The same two numbers, and the rate of the learning rate decay.
 CASCADE = {'t': (6, 0.4, 0.7), 's': (12, 0.6, 0.7), 'b': (12, 0.7, 0.8), 'b101': (12, 0.7, 0.8)}
 ALL = sorted(path for path in CONFIGS.rglob('*.py') if '_base_' not in path.parts)
 
@@ -188,7 +188,7 @@ def test_imagenet_configs_follow_the_paper(name, epochs):
 
 @pytest.mark.parametrize('path', ALL, ids=lambda path: path.stem)
 def test_shared_statistics_averages_and_batch_sizes(path):
-    """Several GPUs share BatchNorm's statistics, EMA averages them, and gradients accumulate to the batch of the recipe."""
+    """BatchNorm's statistics are synchronized across GPUs and averaged by EMA, and gradients accumulate to the recipe's batch size."""
     cfg = Config.fromfile(path)
     assert cfg.sync_bn == 'torch'
     assert all(hook.update_buffers for hook in cfg.get('custom_hooks', ()) if hook.type == 'EMAHook')

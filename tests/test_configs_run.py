@@ -23,7 +23,7 @@ def shrink(cfg):
     kind = cfg.model.backbone.type.split('.')[-1]
     channels = [WIDTH * 2**i for i in range(4)] if kind == 'SwinTransformer' else [WIDTH] * 4
     if kind == 'GrownBackbone':
-        channels = [WIDTH + 4 * i for i in range(4)]  # kernels of one width would be one stage
+        channels = [WIDTH + 4 * i for i in range(4)]  # adjacent kernels with the same number of channels would be one stage
         cfg.model.backbone.backbone.arch = dict(depths=(1, 1, 1, 1), channels=channels)
         cfg.model.backbone.pop('init_cfg', None)  # the address of a checkpoint
     else:

@@ -78,7 +78,7 @@ def test_named_folders_exist_and_patterns_match(page):
 
 
 def test_the_first_screen_of_the_readme():
-    """The first 45 lines answer what a newcomer asks first: what, parameters, weights, GPU, torch, install, config, speed, ConvNeXt."""
+    """The first 45 lines answer the first questions: what, parameters, weights, GPU, torch, install, config, speed, ConvNeXt."""
     screen = '\n'.join(README.read_text().splitlines()[:45])
     for words in (
         'OpenMMLab',
@@ -120,7 +120,7 @@ class Parsed(Exception):
 
 @contextmanager
 def only_parsing(monkeypatch):
-    """Let the tools stop after their command lines are parsed, in this process and without side effects."""
+    """Make the tools stop once their command lines are parsed, so that they run in this process without side effects."""
     parse = argparse.ArgumentParser.parse_args
 
     def parse_and_stop(self, *args, **kwargs):
@@ -149,7 +149,7 @@ def test_commands_are_found():
 
 @pages
 def test_commands(page, monkeypatch):
-    """Tools parse their arguments, configs exist, and so do targets of make, tests, and extras."""
+    """Tools accept their arguments, and all configs, make targets, tests, and extras exist."""
     for command in commands(page):
         words = shlex.split(command, comments=True)
         if 'python' in words[:8] or words[0] == 'bash':
@@ -214,7 +214,7 @@ IN_CONFIG = ('_base_', 'custom_imports', 'custom_hooks', 'model', 'optim_wrapper
 
 @pytest.fixture
 def workspace(code, tmp_path, monkeypatch):
-    """A current folder with mmseg's configs, and what the snippets of docs/deployment.md read."""
+    """Change to a folder with mmseg's configs and the files that the snippets of docs/deployment.md read."""
     import cv2
     import mmseg
     import numpy as np
@@ -240,9 +240,9 @@ def workspace(code, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('code', snippets('python'))
 def test_python_snippets(code, workspace, monkeypatch):
-    """Snippets of configs build, and the heads take the channels that the backbone gives. Other snippets run."""
+    """Config snippets can be built, and their heads accept the channels of the backbone. Other snippets run."""
     if not re.match(rf'({"|".join(IN_CONFIG)}) = ', code):
-        monkeypatch.setattr('mmpelk.checkpoints.install_safe_io', lambda: None)  # it would act on the tests after this one
+        monkeypatch.setattr('mmpelk.checkpoints.install_safe_io', lambda: None)  # it would affect later tests
         if 'timm.' in code:  # without a download
             import timm
 
@@ -268,7 +268,7 @@ def test_python_snippets(code, workspace, monkeypatch):
 
 
 def check_channels(model):
-    """Run the backbone on the meta device and compare its channels with those that neck and heads expect."""
+    """Run the backbone on the meta device and compare its channels with those that the neck and the heads expect."""
     from mmengine.registry import MODELS
 
     # OpenMMLab's backbones call Tensor.item() to compute drop path rates, which the meta device does not support.

@@ -28,7 +28,7 @@ from mmpelk.analysis import gpu_page, gpu_session
 print(list(gpu_session.plan('cpu', gpu_session.SMALL)))
 """
 
-# What a machine with torch, Triton, and pytest collects: make gpu runs tests/ops there.
+# What pytest collects on a machine with only torch, Triton, and pytest, where make gpu runs tests/ops.
 COLLECTING_WITHOUT_OPENMMLAB = """
 import sys
 for name in ('mmengine', 'mmcv', 'mmseg', 'mmdet', 'mmpretrain'):

@@ -1,4 +1,4 @@
-"""The wheel and the source distribution hold what they should, and an installed wheel works beside OpenMMLab, outside the repository."""
+"""The wheel and the source distribution have the expected content, and an installed wheel works with OpenMMLab outside the repository."""
 
 import os
 import shutil
@@ -41,7 +41,7 @@ print('native' in available_backends())
 
 
 def run(*command, cwd, **variables):
-    """What a command prints, run without this repository on its path and without a package index."""
+    """Run a command without this repository on its path and without a package index, and return its output."""
     env = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'} | dict(PIP_NO_INDEX='1', **variables)
     result = subprocess.run([*map(str, command)], cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
@@ -50,7 +50,7 @@ def run(*command, cwd, **variables):
 
 @pytest.fixture(scope='module')
 def source(tmp_path_factory):
-    """The files that git has or would add, as they are now: nothing that was built before."""
+    """Return a copy of the files that git tracks or would add, without build outputs."""
     copy = tmp_path_factory.mktemp('packaging') / 'source'
     names = run('git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard', cwd=ROOT).split('\0')
     for name in names:
@@ -117,7 +117,7 @@ def install(wheel, folder):
 
 
 def use(python, site, folder):
-    """Run a script with a config in a folder of the user's. Return whether the native backend is there."""
+    """Run a script with a config in a user's folder, and return whether the native backend is available."""
     folder.mkdir()
     (folder / 'user_config.py').write_text(USER_CONFIG)
     (folder / 'user_script.py').write_text(USER_SCRIPT)

@@ -1,6 +1,6 @@
-"""Run a tool in a process that is forked from one that has imported the frameworks, which takes longer than most tests.
+"""Run a tool in a forked process, whose parent has imported the frameworks. Importing them takes longer than most tests.
 
-A tool must also import what it needs by itself. The fixtures that train a model for a file of tests start it in a new process.
+To test that a tool imports everything that it needs, the fixtures that train a model for a test file run it in a new process.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CONTEXT.set_forkserver_preload(['preloaded'])
 
 
 def start_server(env: Mapping[str, str]) -> None:
-    """Start the process that the others are forked from, with the environment variables that libraries read once."""
+    """Start the process from which the others are forked, with the environment variables that libraries read only once."""
     before = dict(os.environ)
     os.environ.update(env, PYTHONPATH=f'{Path(__file__).parent}:{env["PYTHONPATH"]}')
     forkserver.ensure_running()

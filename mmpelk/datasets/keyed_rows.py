@@ -1,7 +1,7 @@
 """Generate keyed rows, a small segmentation dataset in which the label of a pixel can be far away from it.
 
 A scene shows rows of small gray glyphs on a noisy background. A block of one of four colors, the key, starts each row at the left edge.
-Every glyph is labeled with the color of its own key. The answer is far away in x and has to be located precisely in y.
+Every glyph is labeled with the color of its own key. The key is far away from most glyphs in x, but must be located precisely in y.
 """
 
 from __future__ import annotations

@@ -40,7 +40,9 @@ def fold(model: nn.Module, keep_grid: bool = False, size: int = 128) -> float:
     if not backbones:
         raise InputError(f'{type(model).__name__} has neither a PeLK nor a backbone with grown kernels to fold')
     if keep_grid and not all(isinstance(backbone, PeLK) for backbone in backbones):
-        raise InputError('a backbone with grown kernels has nothing to fold but its grids; use the checkpoint as it is')
+        raise InputError(
+            'a backbone with grown kernels has nothing to fold except its grids; use the checkpoint without folding it'
+        )
     worst = 0.0
     for backbone in backbones:
         weight = next(backbone.parameters())

@@ -1,4 +1,4 @@
-"""Counts against the paper, and against a count by hand."""
+"""Compare counts with the paper, and with a count by hand."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ from mmpelk.analysis import paper
 from mmpelk.analysis.complexity import complexity
 
 LIMITS = dict(ConvNeXt=1.0, Swin=2.0, PeLK=4.0, SLaK=1.0, RepLKNet=1.0)
-# One row of each family, table, and size; `python tools/complexity.py` prints all rows.
+# One row for each family, table, and size. `python tools/complexity.py` prints all rows.
 CHECKED = {
     (2, 'PeLK-T', (512, 2048)), (2, 'ConvNeXt-T', (512, 2048)), (2, 'SLaK-T', (512, 2048)),
     (3, 'PeLK-T', (800, 1280)), (4, 'PeLK-B', (384, 384)),

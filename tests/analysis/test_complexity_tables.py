@@ -15,7 +15,7 @@ METHODS = ('PeLK-T', 'PerViT-S')
 
 @pytest.fixture(scope='module')
 def rows():
-    """One row with a config and one without."""
+    """Return one counted row with a config and one without."""
     return tables.count_rows([row for row in paper.ROWS if row.table == 4 and row.method in METHODS])
 
 

@@ -1,4 +1,4 @@
-"""Ways to go on from a ConvNeXt with 7x7 kernels: what is trained, and the table."""
+"""Ways to continue training a ConvNeXt with 7x7 kernels: what is trained, and the table."""
 
 import json
 from functools import partial
@@ -28,7 +28,7 @@ def test_every_way_goes_on_from_the_same_start(small, tmp_path):
         cfg = way_config(name, 0, tmp_path)
         assert cfg.load_from == str(start) and cfg.optim_wrapper.optimizer.lr == 5e-4
         assert [hook.type for hook in cfg.custom_hooks if 'Shared' in hook.type] == ['SharedStepsHook'] * ('Shared' in name)
-    # The center moved away from the start, and a cell of 1x2 taps beside it from 0.
+    # The center has moved away from its initial value, and a cell of 1x2 taps beside it away from 0.
     grown, old = (model_weights(read_checkpoint(path), '') for path in (tmp_path / 'grown_SharedStepsHook_0/iter_10.pth', start))
     name = 'backbone.stages.0.0.depthwise_conv.weight'
     moved = (grown[name][..., 4:-4, 4:-4] - old[name]).abs()

@@ -1,4 +1,4 @@
-"""The operator's benchmark compares calls that compute what they say."""
+"""The calls that the operator's benchmark compares compute what their names say."""
 
 import pytest
 import torch

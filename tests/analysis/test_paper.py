@@ -26,7 +26,7 @@ def test_rows_of_table_4_have_configs_of_their_input_size():
 
 
 def test_table_4_without_one_convolution():
-    """PeLK-T and -S come out to the printed digit if one 51x51 convolution of stage 1 (46 channels, 56x56) is left out."""
+    """Without one 51x51 convolution of stage 1 (46 channels, 56x56), the counts of PeLK-T and -S equal the printed digits."""
     counted = {row['config']: row['gmacs_ours'] for row in json.loads((ROOT / 'docs/complexity/complexity.json').read_text())}
     convolution = 0.6 * 46 * 56**2 * 51**2 / 1e9
     for config, printed, exact in (('pelk_t_in1k', 5.6, 5.600), ('pelk_s_in1k', 10.7, 10.692)):

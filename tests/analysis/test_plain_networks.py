@@ -1,4 +1,4 @@
-"""The networks written with torch alone are those of mmpelk."""
+"""The networks written with torch only are the same as those of mmpelk."""
 
 import torch
 
@@ -9,7 +9,7 @@ SIZES = dict(depths=(1, 2, 1, 1), channels=(16, 24, 32, 40))
 
 
 def by_shape(model):
-    """Return the parameters sorted by shape. Those of one shape keep their order, which is the same in both networks."""
+    """Return the parameters sorted by shape. Parameters of equal shape keep their order, which is the same in both networks."""
     return sorted(model.parameters(), key=lambda parameter: tuple(parameter.shape))
 
 

@@ -16,7 +16,7 @@ def colors(path):
 
 
 def bars(path, color):
-    """Return the widths of the bars of a color in pixels, without those that are too thin to see."""
+    """Return the widths in pixels of the bars of a color, except bars that are too thin to see."""
     picture = cv2.imread(str(path))[..., ::-1]
     widths = (picture == color).all(-1).sum(1)
     return set(widths[widths > 0].tolist())

@@ -14,7 +14,7 @@ from mmpelk.models.token_mixer import StripeConv
 
 @pytest.fixture(autouse=True)
 def no_data(monkeypatch):
-    """Write no scenes."""
+    """Prevent the scenes from being written."""
     monkeypatch.setattr(reach_comparison, 'make_keyed_rows', lambda root, **settings: root)
 
 

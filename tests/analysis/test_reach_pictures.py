@@ -59,14 +59,14 @@ def test_scenes_are_read(tmp_path):
         row, column = scene.far_glyph()
         assert scene.labels[row, column] > 0 and not scene.labels[:, column + 1 :].any() and column > 32
     key = scenes[0].image[:, 4].astype(int)
-    assert np.ptp(key, axis=1).max() > 60  # RGB or BGR, keys have colors
-    first = scenes[0].labels.max(1).nonzero()[0][0]  # a row of the first glyphs: their key has their color
+    assert np.ptp(key, axis=1).max() > 60  # keys are colored, whether the order is RGB or BGR
+    first = scenes[0].labels.max(1).nonzero()[0][0]  # the first row with glyphs, whose key has their color
     color = COLOR_PALETTE[scenes[0].labels[first].max() - 1]
     assert np.abs(key - color).sum(1).min() < 60
 
 
 class Shifted(torch.nn.Module):
-    """A segmentor of two classes that sees only the pixel 16 to the left: class 1 where it is bright."""
+    """A segmentor of two classes that sees only the pixel 16 to the left, and predicts class 1 if that pixel is bright."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Receptive fields of kernels that are known."""
+"""Receptive fields of known kernels."""
 
 import numpy as np
 import pytest

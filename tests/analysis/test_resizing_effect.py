@@ -1,4 +1,4 @@
-"""What resized kernels change, measured on a model and data that are known."""
+"""The effect of resized kernels, measured with a known model and known data."""
 
 from types import SimpleNamespace
 

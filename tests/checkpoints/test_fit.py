@@ -73,7 +73,7 @@ def test_a_kernel_that_does_not_match_its_grid():
         check_fit(weights, PeLK(ARCH, kernel_sizes=(53, 49, 47, 13)), 'x.pth')
     with pytest.raises(InputError, match=rf'1 have another shape .{name}'):
         check_fit(weights, PeLK(ARCH), 'x.pth')
-    # Without a half grid, a kernel is not resized, so its shape must be the model's.
+    # Without a half grid, a kernel is not resized, so it must have the model's shape.
     del weights['stages.0.0.token_mixer.large.half_grid']
     with pytest.raises(InputError, match=rf'1 have another shape .{name}'):
         check_fit(weights, PeLK(ARCH), 'x.pth', strict=False)
@@ -115,7 +115,7 @@ def test_other_kernel_forms_are_another_model():
 
 
 def test_missing_depthwise_kernels_are_never_accepted():
-    """More than half of the tensors fit, but the kernels would stay random."""
+    """More than half of the tensors fit, but the kernels would remain random."""
     model = nn.ModuleDict(dict(backbone=PeLK(ARCH)))
     weights = {name: value for name, value in model.state_dict().items() if not name.endswith('large.weight')}
     with pytest.raises(InputError, match=r'4 are missing \(backbone.stages.0.0.token_mixer.large.weight\)'):

@@ -37,7 +37,7 @@ def conv_bn(channels, kernel):
 
 
 class Block(nn.Module):
-    """A block with the names of official checkpoints: ConvNeXt's for the mixer 'convnext', otherwise SLaK's."""
+    """A block with the names of official checkpoints: ConvNeXt's if the mixer is 'convnext', otherwise SLaK's."""
 
     def __init__(self, channels, mixer):
         super().__init__()
@@ -177,7 +177,7 @@ def test_transformers(name):
     """``make test-transformers`` runs this test."""
     transformers = pytest.importorskip('transformers')
     kind = getattr(transformers, name)
-    # A DINOv3 config does not set the eps of the last norm to PeLK's. It hardly matters.
+    # A DINOv3 config does not set the eps of the last norm to PeLK's value. The difference is negligible.
     model = randomize_constants(kind(kind.config_class(depths=list(DEPTHS), hidden_sizes=list(CHANNELS))))
     x = torch.randn(IMAGES)
     with torch.no_grad():
@@ -193,7 +193,7 @@ def test_norms_of_a_transformers_backbone():
 
 @pytest.mark.parametrize('use_grn', [False, True])
 def test_mmpretrain(use_grn):
-    """Also a backbone with several outputs, as in a fine-tuned segmentor: norm0 to norm2 count."""
+    """Convert a classifier, and a backbone with several outputs as in a fine-tuned segmentor, whose norm0 to norm2 are used too."""
     convnext = pytest.importorskip('mmpretrain.models').ConvNeXt
     options = dict(out_indices=(0, 1, 2, 3), gap_before_final_norm=False, use_grn=use_grn)
     options['layer_scale_init_value'] = 0.0 if use_grn else 1.0
@@ -211,7 +211,7 @@ def test_mmpretrain(use_grn):
 
 
 def test_the_heads_of_a_fine_tuned_model_are_kept():
-    """The names of heads are the model's own. A norm in a head is not a norm of the backbone."""
+    """Names of heads are not translated. A norm in a head is not a norm of the backbone."""
     model = nn.ModuleDict(dict(backbone=PeLK(**LIKE_CONVNEXT), decode_head=nn.ModuleDict(dict(norm3=nn.LayerNorm(4)))))
     weights = {f'backbone.{name}': value for name, value in Official('convnext').state_dict().items() if 'head' not in name}
     heads = {'decode_head.norm3.weight': torch.randn(4), 'decode_head.norm3.bias': torch.randn(4)}
@@ -223,7 +223,7 @@ def test_the_heads_of_a_fine_tuned_model_are_kept():
 
 
 def test_from_a_foreign_model_to_another(monkeypatch):
-    """The names of the target are translated too: timm's weights for mmpretrain's ConvNeXt with grown kernels, and the reverse."""
+    """The names of the target are translated too: timm's weights for mmpretrain's ConvNeXt with grown kernels, and vice versa."""
     timm, models = pytest.importorskip('timm'), pytest.importorskip('mmpretrain.models')
     arch = dict(depths=list(DEPTHS), channels=list(CHANNELS))
     source = randomize_constants(timm.create_model('convnextv2_atto', depths=DEPTHS, dims=CHANNELS, num_classes=0))

@@ -10,7 +10,7 @@ from mmpelk.checkpoints import AtomicCheckpointHook, read_checkpoint
 
 @pytest.fixture
 def removals(monkeypatch):
-    """Record the checkpoints in a folder, and what ``last_checkpoint`` contains, at each removal of a file."""
+    """Record the checkpoints in a folder and the content of ``last_checkpoint`` each time a file is removed."""
     states, remove = [], LocalBackend.remove
 
     def record(backend, path):

@@ -126,7 +126,7 @@ def test_another_kind_of_file_is_not_called_unsafe(tmp_path):
 @needs_crc32_options
 @pytest.mark.parametrize('is_zip', [True, False])
 def test_each_damaged_file_ends_in_one_line(tmp_path, is_zip):
-    """Change 1 to 4 bytes in the pickle, where each byte matters. Without the zip's checksums, torch reads them all."""
+    """Change 1 to 4 bytes in the pickle, where each byte matters. The zip file has no checksums, so torch reads the changed bytes."""
     path, random = tmp_path / 'a.pth', np.random.default_rng(0)
     history = HistoryBuffer([1.0, 2.0], [1, 1])
     checkpoint = dict(

@@ -1,4 +1,4 @@
-"""What is read with torch before 2.6. Newer versions can read this way too, so that it is tested with all of them."""
+"""Reading with torch before 2.6. Newer versions can read in this way too, so it is tested with all versions."""
 
 import io
 import pickle

@@ -1,4 +1,4 @@
-"""A checkpoint to resume from runs no code, removes no files, and ends in one line if it is not one."""
+"""A checkpoint to resume from runs no code and removes no files, and an invalid one ends with a one-line error."""
 
 import contextlib
 import re
@@ -18,7 +18,7 @@ from mmpelk.utils.errors import InputError
 
 @pytest.fixture
 def trained(tmp_path, safe_io):
-    """The checkpoint of a run over one epoch."""
+    """Return the checkpoint of a run over one epoch."""
     runner(tmp_path, epochs=1).train()
     return tmp_path / 'epoch_1.pth'
 
@@ -56,7 +56,7 @@ def test_the_config_in_a_checkpoint_does_not_run(tmp_path, trained):
 )
 @pytest.mark.parametrize('metrics', [1, 2])
 def test_resuming_removes_only_best_checkpoints_of_the_hook(tmp_path, safe_io, victim, metrics):
-    """The path of the best checkpoint is read from the file, and the next best checkpoint replaces it."""
+    """The path of the best checkpoint is read from the file. Saving the next best checkpoint removes the file at that path."""
     options = dict(save_best=['score', 'other'][:metrics], rule='greater')
     run = tmp_path / 'run'
     runner(run, epochs=1, scores=[0.1], **options).train()
@@ -80,7 +80,7 @@ def test_resuming_removes_the_previous_best_checkpoint(tmp_path, safe_io, monkey
 
 @pytest.mark.parametrize('steps', [['/../../elsewhere/a'], 'text', 5, [1, None]])
 def test_the_numbers_of_kept_checkpoints_are_integers(tmp_path, safe_io, steps):
-    """Checkpoints of these numbers are removed."""
+    """The hook removes the checkpoints with these numbers."""
     run = tmp_path / 'run'
     runner(run, epochs=1, max_keep_ckpts=1).train()
     for folder in ('run/epoch_', 'elsewhere/a.pth'):

@@ -180,7 +180,7 @@ def test_a_download_that_is_cut_short_is_not_kept(safe_io, server, tmp_path, mon
 
 
 def test_the_hash_of_a_cached_file_is_verified(safe_io, server, tmp_path, monkeypatch):
-    """Another address, or an interrupted download of another program, can have left a file of this name."""
+    """A download from another address, or an interrupted download by another program, may have left a file with this name."""
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'cache'))
     torch.save(dict(weight=torch.arange(1000)), tmp_path / 'a.pth')
     content = (tmp_path / 'a.pth').read_bytes()

@@ -29,7 +29,7 @@ class GetAttribute:
 
 @pytest.fixture(autouse=True, params=[True, False], ids=['weights_only', 'restricted_pickle'])
 def way(request, monkeypatch):
-    """The way of torch 2.6 and newer, and the way of older versions, which works in newer ones too."""
+    """Read as with torch 2.6 and newer, and as with older versions, which also works with newer ones."""
     if request.param and not reading.CAN_ALLOW_TYPES:
         pytest.skip('types can be allowed since torch 2.6')
     monkeypatch.setattr(reading, 'CAN_ALLOW_TYPES', request.param)
@@ -95,7 +95,7 @@ def test_everything_else_is_refused(tmp_path, value):
 
 @pytest.mark.skipif(not reading.CAN_ALLOW_TYPES, reason='types can be allowed since torch 2.6')
 def test_the_allow_list_is_restored(tmp_path):
-    with torch.serialization.safe_globals([np.ndarray, np.dtype]):  # stand-ins take their place during a load
+    with torch.serialization.safe_globals([np.ndarray, np.dtype]):  # stand-ins replace them during a load
         before = set(torch.serialization.get_safe_globals())
         assert reload(HistoryBuffer([1.0], [1]), tmp_path / 'a.pth').mean() == 1.0
         assert set(torch.serialization.get_safe_globals()) == before

@@ -12,7 +12,7 @@ from mmpelk.datasets.keyed_rows import DISTANCES, GAP, GLYPH, GLYPHS, KEY, _scen
 
 @st.composite
 def dials(draw):
-    """A size, rows, and a jitter that fit together."""
+    """Draw a size, a number of rows, and a jitter that fit together."""
     jitter = draw(st.integers(0, 5))
     rows = draw(st.integers(1, 8))
     size = draw(st.integers(max(32, rows * (GLYPH + 2 * jitter + GAP)), 200))
@@ -60,7 +60,7 @@ def test_folder(tmp_path):
 
 
 def test_the_splits_are_disjoint(tmp_path):
-    root = make_keyed_rows(tmp_path / 'rows', 60, 60, size=64, rows=1, jitter=0)  # as little variety as possible
+    root = make_keyed_rows(tmp_path / 'rows', 60, 60, size=64, rows=1, jitter=0)  # settings with as little variety as possible
     training, validation = (
         {cv2.imread(str(path), cv2.IMREAD_UNCHANGED).tobytes() for path in (root / 'annotations' / split).iterdir()}
         for split in ('training', 'validation')

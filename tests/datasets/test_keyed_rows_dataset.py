@@ -37,7 +37,7 @@ def sample(truth, predicted):
 def test_accuracy_over_distance():
     metric = AccuracyOverDistance(parts=4)
     assert METRICS.get('AccuracyOverDistance') is AccuracyOverDistance
-    # Eight columns, so two to a part. 255 is not labeled, whatever is predicted there.
+    # Each part has two of the eight columns. Pixels with 255 are not labeled, so predictions there are ignored.
     metric.process({}, [sample([[0, 1, 255, 255, 2, 2, 3, 3]], [[0, 0, 1, 0, 2, 2, 3, 0]])])
     metric.process({}, [sample([[1, 1, 255, 255, 255, 0, 255, 255]] * 2, [[1, 1, 0, 0, 0, 1, 0, 0]] * 2)])
     metrics = metric.evaluate(2)

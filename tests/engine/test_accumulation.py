@@ -35,7 +35,7 @@ def test_accumulated_iterations_make_the_total_batch_size(total, batch, processe
 
 
 def test_accumulation_keeps_the_schedule_in_optimizer_steps():
-    """On 4 GPUs instead of 8, a training of 160k iterations takes 320k, and its schedule and intervals grow with it."""
+    """On 4 GPUs instead of 8, training for 160k iterations takes 320k, and the schedule and the intervals grow accordingly."""
     hooks = [CheckpointHook(interval=16000, by_epoch=False), CheckpointHook(interval=2)]
     loop = dict(type='IterBasedTrainLoop', max_iters=160000, val_interval=16000)
     schedulers = [

@@ -18,7 +18,7 @@ DEMO = CONFIGS / 'demo/upernet_pelk_atto_digits.py'
 
 @pytest.fixture(autouse=True)
 def no_local_rank(monkeypatch):
-    monkeypatch.setenv('LOCAL_RANK', 'removed below')  # so that the variable is restored in any case
+    monkeypatch.setenv('LOCAL_RANK', 'removed below')  # so that the variable is always restored
     monkeypatch.delenv('LOCAL_RANK')
 
 
@@ -72,7 +72,7 @@ def test_options_override_the_config(tmp_path):
 
 
 def test_preprocessor_next_to_the_model(tmp_path):
-    """mmpretrain's own configs define the preprocessor outside of the model."""
+    """mmpretrain's own configs define the preprocessor outside the model."""
     (tmp_path / 'cfg.py').write_text("model = dict(type='A')\ndata_preprocessor = dict(mean=[1, 2, 3])")
     assert read_config(str(tmp_path / 'cfg.py')).model.data_preprocessor.mean == [1, 2, 3]
     (tmp_path / 'cfg.py').write_text('model = dict(data_preprocessor=dict(mean=[0]))\ndata_preprocessor = dict(mean=[1, 2, 3])')

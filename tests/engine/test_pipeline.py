@@ -1,4 +1,4 @@
-"""Data pipelines name the file that cannot be read, in a data loader and by themselves."""
+"""Data pipelines name the file that cannot be read, both in a data loader and on their own."""
 
 import json
 
@@ -16,7 +16,7 @@ from mmpelk.utils.errors import InputError
 
 @pytest.fixture
 def images(tmp_path):
-    """A folder with two images, a truncated one, and the annotation files of two datasets with the whole or the broken image."""
+    """Return a folder with an intact and a truncated image, and annotation files of two datasets, each with one of the images."""
     for name in ('first.png', 'second.png', 'broken.png'):
         cv2.imwrite(str(tmp_path / name), np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8))
     (tmp_path / 'broken.png').write_bytes((tmp_path / 'broken.png').read_bytes()[:200])
@@ -116,7 +116,7 @@ def test_deep_images_and_label_maps(tmp_path):
 def test_an_image_of_another_size_than_its_annotations(tmp_path):
     path = str(tmp_path / 'image.png')
     cv2.imwrite(path, np.zeros((4, 6), np.uint8))
-    for height, width in ((4, 6), (6, 4)):  # Exif data can turn an image
+    for height, width in ((4, 6), (6, 4)):  # EXIF data can rotate an image
         assert pipeline(seen=1)(dict(img_path=path, height=height, width=width))['seen'] == 1
     with pytest.raises(InputError, match='image.png is 6x4, but its annotations are for 6x5'):
         pipeline()(dict(img_path=path, height=5, width=6))

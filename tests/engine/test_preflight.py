@@ -26,7 +26,7 @@ def write_image(path):
 
 @pytest.fixture
 def data(tmp_path):
-    """A folder with the data of two datasets, 'a' and 'b': one image, a label map, a COCO file."""
+    """Return a folder with two datasets, 'a' and 'b', each with one image, a label map, and a COCO file."""
     for name in 'ab':
         write_image(tmp_path / name / 'images/x.jpg')
         write_image(tmp_path / name / 'labels/x.png')
@@ -63,7 +63,7 @@ def check(dataset, classes=2, split='train', splits=('train', 'val', 'test')):
     check_data(Config(dict(model=model, default_scope='mmdet', **{f'{split}_dataloader': dict(dataset=dataset)})), splits)
 
 
-# The dataset of 'b' in wrappers, and its place in the config.
+# The dataset of 'b' inside wrappers, and its dotted key in the config.
 WRAPPERS = {
     'plain': (lambda data, make: make(data / 'b'), ''),
     'repeated': (lambda data, make: repeated(make(data / 'b')), '.dataset'),
@@ -151,7 +151,7 @@ def test_check_checkpoint(saved):
 
 
 def in_wrappers(model):
-    """The model as a distributed test with test-time augmentation has it. DDP itself would need a process group."""
+    """Wrap the model as in a distributed test with test-time augmentation. DDP itself would need a process group."""
     inner = MMDistributedDataParallel.__new__(MMDistributedDataParallel)
     nn.Module.__init__(inner)
     inner.module = model
@@ -222,7 +222,7 @@ def test_the_average_of_a_run(change, message):
 
 
 def test_the_masks_of_a_run():
-    """The sparsity hooks of the runner check the model inside of the wrappers."""
+    """The sparsity hooks of the runner check the model inside the wrappers."""
     calls = []
 
     class Hook(DynamicSparsityHook):

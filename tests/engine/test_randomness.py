@@ -1,4 +1,4 @@
-"""Random numbers that follow from the seed and the position in the training run."""
+"""Random numbers depend only on the seed and the position in the training run."""
 
 import random
 
@@ -79,7 +79,7 @@ def states():
 
 def test_loading_leaves_the_states_of_the_process():
     before, batches = states(), iter(loader())
-    torch.rand(1)  # the iterator has drawn a number of its own
+    torch.rand(1)  # creating the iterator has drawn a number, too
     middle = states()
     next(batches)
     assert states() == middle and before[0] == middle[0]

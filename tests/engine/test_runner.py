@@ -1,4 +1,4 @@
-"""The Runner: how it is built, and what it refuses."""
+"""The Runner: how it is built, and what it rejects."""
 
 import socket
 
@@ -50,7 +50,7 @@ def test_build_runner(toy, tmp_path):
 
 @pytest.fixture
 def launched(monkeypatch):
-    """The environment of the only process that torchrun has launched. Its process group, if the test starts one, is destroyed."""
+    """Set the environment of the only process that torchrun has launched. Destroy the process group if the test starts one."""
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
@@ -77,7 +77,7 @@ def process_group(launched):
 
 
 def test_build_runner_starts_the_process_group(toy, tmp_path, monkeypatch, launched):
-    """On a CPU, with gloo, and with DDP around the model."""
+    """On a CPU, the process group uses gloo, and DDP wraps the model."""
     monkeypatch.setattr(runner_module, 'has_gpu', lambda: False)
     cfg = runner_config(tmp_path)
     cfg.launcher = 'pytorch'
@@ -104,7 +104,7 @@ def test_several_gpus_share_the_statistics_of_batch_norm(name, gpu, tmp_path, mo
     cfg.model.decode_head.update(in_channels=[20] * 4, channels=16)
     cfg.model.auxiliary_head.update(in_channels=20, channels=16)
     monkeypatch.setattr(runner_module, 'has_gpu', lambda: gpu)
-    # DDP refuses SyncBN on this machine's CPU.
+    # DDP rejects SyncBN on a CPU.
     monkeypatch.setattr(torch.nn.parallel.DistributedDataParallel, '_passing_sync_batchnorm_handle', lambda self, module: None)
     runner = build_runner(
         Config(

@@ -1,7 +1,7 @@
-"""Command lines with invalid input. Each must end in one line that names what is wrong, and leave nothing behind.
+"""Command lines with invalid input. Each must end with a one-line error that says what is wrong, and leave no files behind.
 
-The tools run in forked processes that have imported everything before, with a folder of their own: a valid config and a valid checkpoint of
-each framework, and data. A case damages one of them or passes an invalid option.
+The tools run in processes that are forked after all imports. Each has its own folder with a valid config and a valid checkpoint of each
+framework, and data. A case damages one of them or passes an invalid option.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Case:
         args: Its arguments.
         says: A regular expression that its message must match.
         prepare: Damages the files in the folder of the case.
-        outputs: Paths that must not be there afterward.
+        outputs: Paths that must not exist afterward.
         file_size: The largest file in bytes that the tool can write.
         about: What is wrong, if the command line does not show it.
     """
@@ -167,7 +167,7 @@ def fault(case: Case, outcome: Outcome, folder: Path, new: set[str]) -> str | No
 
 
 def all_cases() -> list[Case]:
-    """Return all cases, those of one kind together."""
+    """Return all cases, grouped by kind."""
     return [
         *checkpoint_cases(),
         *config_cases(),
@@ -229,7 +229,7 @@ CHECKPOINTS: dict[str, Callable[[Path, bytes], object]] = {
     'another model': _changed(lambda checkpoint: checkpoint.update(state_dict={'conv.weight': torch.zeros(3, 3)})),
     'meta of another type': _changed(lambda checkpoint: checkpoint.update(meta=[1])),
 }
-# The other tools read these too; they do not need what is damaged.
+# Damage that only matters to tools that build a model. The other tools can read these checkpoints.
 FOR_MODELS: dict[str, Callable[[Path, bytes], object]] = {
     'first weight of another shape': _changed(_first_weight(torch.zeros(2, 2))),
     'half grids of another type': _changed(
@@ -387,7 +387,7 @@ def config_cases() -> Iterator[Case]:
         yield Case('test.py', (config, 'seg.pth'))
 
 
-# Settings of the config, by what the message must name.
+# Settings of the config, by the name that the message must contain.
 SETTINGS = {
     'seg.py': {
         'train_dataloader': ('None', '3', 'text', '[]'),
@@ -597,7 +597,7 @@ def _coco(change: Callable[[dict], object]) -> Prepare:
 
 
 def _item(**values: object) -> Prepare:
-    """Change the first annotation. The value ... removes a key."""
+    """Change the first annotation. The value Ellipsis (``...``) removes a key."""
 
     def change(content: dict) -> None:
         item = content['annotations'][0]
@@ -648,7 +648,7 @@ def data_cases() -> Iterator[Case]:
     for kind, write in IMAGES.items():
         says = r'no image|0 files|is empty' if kind in ('missing', 'folder') else r'(training|validation)_\d+\.jpg|\d_\d+.jpg'
         if kind == '16 bits':
-            continue  # a color image of 16 bits is read with 8
+            continue  # color images of 16 bits are read with 8 bits
         yield Case('train.py', ('seg.py',), says, _all_images(write), about=kind)
         if kind != 'folder':
             yield Case('train.py', ('cls.py',), says, _all_images(write, 'digits'), about=kind)

@@ -1,7 +1,7 @@
-"""Damage checkpoints in random ways, and read them as the tools do. Each must load as it was, or end in an InputError.
+"""Damage checkpoints in random ways, and read them as the tools do. Each must either load unchanged or raise an InputError.
 
-Damage to bytes is found by the checksums of the file. Damage to the pickle comes with correct checksums, as from a hostile author, and
-so do wrong values, which have the types that torch.save can write.
+The checksums of the file reveal damaged bytes. A damaged pickle has correct checksums, as if from a hostile author. So do wrong values,
+which have the types that torch.save can write.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from mmpelk.ops import SharingGrid
 from mmpelk.utils.errors import InputError
 
 Change = Callable[[np.random.Generator, bytes], bytes]
-# One process reads this many, so that a crash loses no more.
+# The number of checkpoints that one process reads, and that a crash therefore loses at most.
 CHUNK = 50
 
 
@@ -83,7 +83,7 @@ def _try(numbers: range, seed: int, readers: list) -> None:
 
 
 def _fault(path: Path, source: Path, must_be_equal: bool, read: Callable[[Path], None]) -> str | None:
-    """Return what is wrong with reading a checkpoint: an error that is not an InputError of one line, or other values."""
+    """Return what is wrong with reading a checkpoint: an error that is not a one-line InputError, or changed values."""
     try:
         checkpoint = read_checkpoint(path)
         if must_be_equal:
@@ -194,7 +194,7 @@ def _damage_values(rng: np.random.Generator, content: bytes) -> tuple[str, bytes
 
 
 def _random_item(rng: np.random.Generator, root: dict) -> tuple[dict | list, Any, str]:
-    """Return a container, a key in it, and the path to it. Each level is as likely as the others."""
+    """Return a container, a key in it, and the path to it. Each level is equally likely."""
     parent, key, path = root, 'root', 'root'
     while rng.random() < 0.75:
         inner = parent[key]
@@ -227,7 +227,7 @@ def _use_model(path: Path, cfg: Any, model: torch.nn.Module) -> None:
 
 
 def _named(path: Path, function: Callable[[], object]) -> None:
-    """Name the checkpoint in errors, as the tools do."""
+    """Add the name of the checkpoint to errors, as the tools do."""
     try:
         function()
     except InputError as error:

@@ -54,7 +54,7 @@ def _run(function: Callable[[], object], file_size: int | None) -> int:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if file_size is not None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # as Python does at its start
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # as Python does when it starts
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
     sys.stdout, sys.stderr = (os.fdopen(os.dup(number), 'w', errors='replace') for number in (1, 2))
     code = 0

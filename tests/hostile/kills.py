@@ -1,4 +1,4 @@
-"""Kill training at random moments and resume it. The final weights must be those of an undisturbed run, bit for bit."""
+"""Kill training at random moments and resume it. The final weights must equal those of an uninterrupted run, bit for bit."""
 
 from __future__ import annotations
 

@@ -57,13 +57,13 @@ def run(minutes: float, home: Path) -> Iterator[tuple[str, str | None]]:
 
 
 def _memory(pid: int) -> float:
-    """Return the memory of a process and its children in MiB. Pages that they share count once (PSS)."""
+    """Return the memory of a process and its children in MiB. Shared pages are counted once (PSS)."""
     total = 0
     children = subprocess.run(['ps', '-o', 'pid=', '--ppid', str(pid)], capture_output=True, text=True).stdout.split()
     for number in (pid, *map(int, children)):
         try:
             for line in Path(f'/proc/{number}/smaps_rollup').read_text().splitlines():
                 total += int(line.split()[1]) if line.startswith('Pss:') else 0
-        except OSError:  # it has just ended
+        except OSError:  # the process has just ended
             continue
     return total / 1024

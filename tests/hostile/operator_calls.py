@@ -1,4 +1,4 @@
-"""Random calls of the operator: output and gradients against float64 loops over the taps, and arguments that must be refused."""
+"""Random calls of the operator: compare output and gradients with float64 loops over the taps, and pass arguments that must be rejected."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _in_some_layout(rng: np.random.Generator, values: np.ndarray, dtype: torch.d
 
 
 def _refused_call(rng: np.random.Generator) -> tuple[str, str | None]:
-    """Call the raw operator or a function with arguments of which one is wrong. It must raise a ValueError or RuntimeError."""
+    """Call the raw operator or a function with one invalid argument. It must raise a ValueError or RuntimeError."""
     c, size = int(rng.integers(1, 4)), int(rng.integers(1, 12))
     outer, center = int(rng.integers(1, 5)), int(rng.choice([1, 3]))
     cells = [outer, center, outer]

@@ -31,7 +31,7 @@ COUNTS = dict(commands=None, checkpoints=2000, operator=5000, kills=20, memory=6
 
 
 def results(kind: str, count: int | None, only: str, home: Path) -> tuple[int, Iterator[tuple[str, str | None]]]:
-    """Return how many inputs of a kind there are, and an iterator over each input with what went wrong with it, or None."""
+    """Return the number of inputs of a kind, and an iterator over the inputs, each with what went wrong, or None."""
     if kind == 'operator':
         import operator_calls
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import tool_env
 
-# Command lines that are fast, and a checkpoint of a work dir that is none.
+# Fast command lines, and a last_checkpoint file that names no checkpoint.
 COMMANDS = r'^complexity.*backbone\.(small_kernel|out_indices|frozen_stages|with_cp|width_factor|arch\.depths)=|--work-dir w --resume .*cls'
 
 

@@ -1,4 +1,4 @@
-"""Growing the kernels of models that consist of torch's own modules."""
+"""Grow the kernels of models that consist of torch's own modules."""
 
 import copy
 import pickle
@@ -39,7 +39,7 @@ def depthwise(channels, kernel=7, **options):
 
 @pytest.fixture
 def logged(monkeypatch):
-    """The lines that loading logs."""
+    """Return the lines that loading logs."""
     lines = []
     monkeypatch.setattr(growing, '_log', lines.append)
     return lines
@@ -215,7 +215,7 @@ def test_a_checkpoint_from_before_grows_while_it_loads(logged):
     x = torch.randn(1, 3, 40, 40)
     check_equal({'': model(x)}, {'': trained(x)})
     assert not model[0][1].dwconv.weight[..., 0, 0].any() and list(weights) == names
-    assert logged == []  # it is exact
+    assert logged == []  # resizing is exact
 
 
 def test_a_checkpoint_of_other_grids_is_resized(logged):

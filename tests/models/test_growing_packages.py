@@ -1,6 +1,7 @@
-"""Growing the ConvNeXts of timm, torchvision, and transformers, with random weights.
+"""Grow the ConvNeXts of timm, torchvision, and transformers, with random weights.
 
-transformers cannot be installed beside OneDL's mmpretrain. ``make test-transformers`` runs its tests in an environment of its own.
+transformers cannot be installed together with OneDL's mmpretrain. ``make test-transformers`` runs its tests with a separate folder of
+packages.
 """
 
 import copy
@@ -15,7 +16,7 @@ SIZES, WIDTHS, DEPTHS = (51, 49, 47, 13), (8, 12, 16, 20), (2, 1, 1, 2)
 
 
 def check_growing(model, size=72):
-    """Grow a model and check everything that must stay the same."""
+    """Grow a model, and check everything that must not change."""
     model = randomize_constants(model)
     plain = copy.deepcopy(model)
     x = torch.randn(2, 3, size, size + 40)

@@ -120,7 +120,7 @@ def test_init_cfg(outside, tmp_path):
 
 
 def test_without_a_checkpoint_the_centers_are_initialized_as_before():
-    """ConvNeXt draws its convolutions with std 0.02. torch's own initialization has 0.08."""
+    """ConvNeXt initializes its convolutions with a standard deviation of 0.02. With torch's own initialization, it is 0.08."""
     model = build(grown(dict(V1, arch='atto')))
     model.init_weights()
     for name in kernel_names(model):
@@ -164,7 +164,7 @@ def test_layer_decay(framework):
 
 
 def test_fixed_sparsity_trains_the_periphery():
-    """The zeros that growing adds are no pruned weights."""
+    """The zeros that growing adds are not pruned weights."""
     model = build(grown())
     names = {f'{name}.weight' for name in kernel_names(model)}
     assert (
@@ -188,7 +188,7 @@ def test_deployed(tmp_path):
     check_equal(all_outputs(deployed, x), expected)
     with pytest.raises(InputError, match='has neither a PeLK nor a backbone with grown kernels to fold'):
         fold(model)
-    with pytest.raises(InputError, match='has nothing to fold but its grids'):
+    with pytest.raises(InputError, match='has nothing to fold except its grids'):
         fold(build(grown()), keep_grid=True)
 
 

@@ -132,7 +132,7 @@ def test_convolved_and_passed_channels_start_on_one_scale(arch, size, mode, bran
 
 @pytest.mark.parametrize('half', [[9, 8, 4, 2, 1, 1, 1], [17, 16, 8, 4, 2, 1, 1, 1, 1], [2, 2, 1, 1, 1]])
 def test_cells_of_all_areas_start_equally_strong(half):
-    """On a constant input, a cell of area A responds with A * w. All cells have the same share of a variance of about 2."""
+    """On a constant input, a cell of area A responds with A * w. All cells contribute equally to a variance of about 2."""
     arch = dict(depths=(1, 1, 1, 1), channels=(500, 8, 8, 8))
     model = PeLK(arch, sharing_grids=[half] * 4, conv_ratio=1.0, width_factor=1.0, small_kernel=3)
     large = model.stages[0][0].token_mixer.large
@@ -141,7 +141,7 @@ def test_cells_of_all_areas_start_equally_strong(half):
     cells = responses.std(0)
     assert cells.min() / cells.mean() > 0.8 and cells.max() / cells.mean() < 1.2
     assert 1.1 < responses.sum((1, 2)).std() < 1.4  # the truncation at two sigma reduces 2 ** 0.5 to 1.24
-    # The convolution itself has this gain inside of the map.
+    # The convolution itself has this gain inside the map.
     k = large.grid.kernel_size
     with torch.no_grad():
         outputs = large(torch.ones(1, 500, k, k))[0, :, k // 2, k // 2]
@@ -192,7 +192,7 @@ def test_deploy_keeps_the_outputs(options, deploy):
     folded = copy.deepcopy(model)
     folded.switch_to_deploy(keep_grid=deploy == 'grid')
     names = list(folded.state_dict())
-    folded.switch_to_deploy(keep_grid=deploy == 'grid')  # a second time changes nothing
+    folded.switch_to_deploy(keep_grid=deploy == 'grid')  # folding again changes nothing
     x = torch.randn(1, 3, 70, 40).double()
     for actual, output in zip(folded(x), model(x), strict=True):
         torch.testing.assert_close(actual, output, rtol=1e-9, atol=1e-9)
@@ -254,7 +254,7 @@ def test_drop_path_rises_over_the_blocks():
 
 @pytest.mark.parametrize(
     'dtype', [torch.bfloat16, *([torch.float16] if TORCH >= (2, 3) else [])]
-)  # before, CPUs have bfloat16 alone
+)  # in older versions, CPUs support only bfloat16
 def test_autocast(dtype):
     model = PeLK(SMALL, layer_scale_init_value=1.0)
     x = torch.randn(2, 3, 64, 64)

@@ -1,4 +1,4 @@
-"""The shortcuts of inference on CPUs compute what training computes: reused folded weights, and MLPs in pieces."""
+"""The shortcuts in inference on CPUs, reused folded weights and MLPs in pieces, do not change the results."""
 
 import copy
 import pickle
@@ -53,7 +53,7 @@ def test_folded_weights_are_reused_until_a_value_changes(change, monkeypatch):
 
 
 def test_folded_weights_do_not_leave_their_context():
-    """Tensors of inference mode could not be used by autograd, and folded weights without a graph would lose gradients."""
+    """Autograd cannot use tensors of inference mode, and folded weights without a graph would lose gradients."""
     model, image = randomized().eval(), torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
         expected = forward(model, image)

@@ -41,7 +41,7 @@ def test_a_step_is_divided_by_the_root_of_the_number_of_taps(optimizer):
 
 
 def test_adamw_moves_the_weights_as_if_they_were_stored_times_the_root():
-    """Several steps against the other form of the weights, by hand: w = v / sqrt(A), with v in the optimizer."""
+    """Compare several steps with steps computed by hand for the other form of the weights: w = v / sqrt(A), with v in the optimizer."""
     model = grown_conv().double()
     root = model[0].grid.areas().double().sqrt()
     stored = nn.Parameter(model[0].weight.detach() * root)
@@ -77,7 +77,7 @@ def test_removed_handles_and_other_optimizers():
 
 
 def test_the_hook_in_a_config(run_tool, fail_tool, digit_scenes):
-    """Trains two iterations with and without the hook. After the first, the steps of shared weights differ by the root of their taps."""
+    """Train for two iterations with and without the hook. After the first, the steps of shared weights differ by the root of their taps."""
     config = digit_scenes / 'grown.py'
     config.write_text(
         f"_base_ = '{CONFIGS}/demo/upernet_convnext_atto_grown_digits.py'\nmodel = dict(backbone=dict(kernel_sizes=15))\n"
@@ -96,7 +96,7 @@ def test_the_hook_in_a_config(run_tool, fail_tool, digit_scenes):
         weights[name] = read_checkpoint(digit_scenes / name / 'iter_1.pth')['state_dict']
     name = next(key for key in weights['plain'] if re.search(r'stages\.0\.0\.depthwise_conv\.weight$', key))
     plain, scaled = (weights[run][name] for run in ('plain', 'scaled'))
-    # The corner of a 15x15 kernel is a weight for 2x2 taps, which started at 0.
+    # The corner of a 15x15 kernel is one weight for 2x2 taps, which started at 0.
     assert plain[:, 0, 0, 0].abs().min() > 0
     torch.testing.assert_close(scaled[:, 0, 0, 0], plain[:, 0, 0, 0] / 2)
     message = fail_tool(

@@ -73,7 +73,7 @@ def test_snip_keeps_the_largest_scores(density, scores):
     kept = sum(counts[name] for name in sparse)
     if kept == 0:
         return
-    # There is one threshold for all layers that are not dense. Several scores may be equal to it.
+    # All layers that are not dense have the same threshold. Several scores may be equal to it.
     threshold = torch.cat([scores[name].flatten() for name in sparse]).sort(descending=True).values[kept - 1]
     for name in sparse:
         assert (scores[name] > threshold).sum() <= counts[name] <= (scores[name] >= threshold).sum()

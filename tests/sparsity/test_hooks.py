@@ -131,7 +131,7 @@ def masked_steps(optimizer, weight, mask, gradients):
 
 
 def test_moments_of_pruned_weights_follow_their_gradients():
-    """As in SLaK, the mask touches no moments of Adam: a weight that grows again takes a step of the usual size."""
+    """As in SLaK, the moments of Adam are not masked, so a weight that grows again takes a step of the usual size."""
     mask = torch.tensor([True, False])
     gradients = [torch.full((2,), 0.5)] * 50
     weight, free = (nn.Parameter(torch.ones(2)) for _ in range(2))
@@ -293,7 +293,7 @@ def sparse_start():
         for p in model.parameters():
             if p.ndim in (2, 4):
                 mask = torch.rand_like(p) < 0.6
-                mask[0] = True  # a cell that is zero in all of the few channels would count as outside the loaded kernel
+                mask[0] = True  # a cell that is zero in all channels would be treated as outside the loaded kernel
                 p.mul_(mask)
     return model
 

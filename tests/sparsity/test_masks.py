@@ -49,7 +49,7 @@ def test_pruning_and_growing_by_definition(shape, rate, data):
     assert changed == (new & ~mask).sum() == (mask & ~new).sum()
     dropped = 0 if mask.all() else round(rate * count)
     assert changed <= dropped
-    # All weights of the mask above the largest magnitude that is dropped stay. Several magnitudes may be equal to it.
+    # All weights of the mask above the largest dropped magnitude are kept. Several magnitudes may be equal to it.
     magnitudes = weight.abs()[mask].sort().values
     if dropped < count:
         assert new[mask & (weight.abs() > (magnitudes[dropped - 1] if dropped else -1))].all()
@@ -64,7 +64,7 @@ def test_what_grows_is_drawn_evenly():
     for seed in range(200):
         new, _ = prune_and_grow(weight, mask, 0.1, generator(seed))
         grown += new & ~mask
-    # 100 weights are dropped. 100 grow, drawn from the 1000 outside the mask and the 100 just dropped.
+    # 100 weights are dropped, and 100 weights grow, drawn from the 1000 outside the mask and the 100 just dropped.
     assert grown[:, :25].sum() == 0
     assert grown[:, 25:].mean() / 200 == pytest.approx(100 / 1100, rel=0.02) and grown[:, 25:].std() < 6
 

@@ -1,4 +1,4 @@
-"""tools/benchmark.py: what it prints and writes. tests/analysis checks the measurements of models."""
+"""The output of tools/benchmark.py. tests/analysis checks the measurements of models."""
 
 import json
 import re

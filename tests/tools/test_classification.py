@@ -76,7 +76,7 @@ def top1(output):
 
 
 def moments_by_name(config, checkpoint):
-    """Adam's first moments in a checkpoint, by the names of the parameters."""
+    """Return Adam's first moments in a checkpoint by parameter name."""
     cfg = read_config(str(config))
     init_default_scope(cfg.default_scope)
     model = MODELS.build(cfg.model)
@@ -105,7 +105,7 @@ def test_train_and_test(home, trained, run_tool):
     assert checkpoint['sparsity']['masks']
     for name, mask in checkpoint['sparsity']['masks'].items():
         assert not checkpoint['state_dict'][name][~mask].any()
-        # Taps that lie outside of every image have no gradients.
+        # Taps that lie outside every image have no gradients.
         assert moments[name][mask].any() and ('large' in name or moments[name][~mask].any()), name
         assert not checkpoint['ema_state_dict'][f'module.{name}'][~mask].any()
 
@@ -143,7 +143,7 @@ def test_imagenet_config_trains_and_tests(imagenet, run_tool):
 
 
 def test_two_ranks_have_the_same_masks_and_statistics(home, run_tool):
-    """BatchNorm is not frozen. The ranks see different images, and have the same running statistics, averaged (EMA) and not."""
+    """BatchNorm is not frozen. The ranks see different images, but have the same running statistics, with and without averaging (EMA)."""
     (home / 'dump.py').write_text(DUMP)
     # The images are augmented at random, so SNIP's scores differ between the ranks.
     (home / 'ranks.py').write_text(
@@ -175,7 +175,7 @@ def test_two_ranks_have_the_same_masks_and_statistics(home, run_tool):
 
 
 def test_fine_tuning_starts_from_the_whole_classifier(home, trained, run_tool, fail_tool):
-    """A learning rate of 0 shows what training starts from: the weights of the checkpoint, with its zeros, and its head."""
+    """With a learning rate of 0, the weights do not change: training starts from the checkpoint, with its zeros and its head."""
     (home / 'fine.py').write_text(
         "_base_ = 'small.py'\n"
         'fine_tuning = True\n'

@@ -23,7 +23,7 @@ model = dict(
 
 @pytest.fixture
 def official(tmp_path):
-    """A checkpoint whose two sets of weights have some of ConvNeXt's official names."""
+    """Return a checkpoint whose two sets of weights have some of ConvNeXt's official names."""
     from mmengine.registry import MODELS, init_default_scope
 
     from mmpelk.engine.config import read_config
@@ -66,11 +66,11 @@ def test_ema(official, options, number, convert, tmp_path):
 @pytest.mark.parametrize('kind', ['PeLK', 'GrownBackbone'])
 @pytest.mark.parametrize('center, exact', [(7, True), (5, False)])
 def test_it_says_whether_growing_is_exact(kind, center, exact, convert, tmp_path):
-    """The file has 7x7 kernels and official names, and a command line that the training script saved."""
+    """The file has 7x7 kernels, official names, and a command line that the training script saved."""
     arch = 'arch=dict(_delete_=True, depths=(1, 1, 1, 1), channels=(8, 12, 16, 20))'
     options = f'{arch}, conv_ratio=1.0, center_size={center}'
     if kind == 'GrownBackbone':
-        # The center of a grown kernel is the old kernel. It does not hold a kernel of another size.
+        # The center of a grown kernel is the old kernel. A kernel of another size does not fit into it.
         inner = "dict(type='ConvNeXt', arch=dict(depths=[1] * 4, channels=[8, 12, 16, 20]))"
         options = f"_delete_=True, type='GrownBackbone', kernel_sizes=(51, 51, 51, 13), backbone={inner}"
     size = 7 if kind == 'PeLK' or exact else 9
@@ -97,7 +97,7 @@ def test_it_says_whether_growing_is_exact(kind, center, exact, convert, tmp_path
 
 
 def test_missing_and_unused_weights_need_a_flag(official, convert, fail_tool, tmp_path):
-    """The model has norms for all outputs, and the file only the last one, and weights that no backbone has."""
+    """The model has norms for all outputs. The file has only the last norm, and weights that no backbone has."""
     (tmp_path / 'norms.py').write_text("_base_ = 'small.py'\nmodel = dict(backbone=dict(out_indices=(0, 3)))\n")
     official['model']['stages.0.0.extra'] = torch.zeros(1)
     torch.save(official, tmp_path / 'official.pth')

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason='no Chromium on this ma
 
 @pytest.fixture
 def page_address(digit_scenes, tmp_path):
-    """The address at which tools/demo_app.py serves a small untrained model."""
+    """Return the address at which tools/demo_app.py serves a small untrained model."""
     config = CONFIGS / 'demo/upernet_pelk_atto_digits.py'
     save_untrained(config, tmp_path / 'model.pth')
     with socket.socket() as free:

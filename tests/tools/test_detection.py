@@ -21,7 +21,7 @@ SMALL_BACKBONE = 'backbone=dict(arch=dict(_delete_=True, depths=(1, 1, 1, 1), ch
 
 @pytest.fixture(scope='module')
 def small_demo(tmp_path_factory):
-    """The demo config with a model that trains in seconds."""
+    """Return the demo config with a model that trains in seconds."""
     path = tmp_path_factory.mktemp('config') / 'small.py'
     path.write_text(
         f"_base_ = '{DEMO}'\n"
@@ -49,7 +49,7 @@ def average_precisions(output):
 
 
 def test_coco_config_trains_and_tests(coco, run_tool):
-    """The PeLK-T config, with fewer boxes and one epoch of one iteration. Validation and test give the same detections."""
+    """Train the PeLK-T config with fewer boxes for one epoch of one iteration. Validation and test give the same detections."""
     # After one iteration, no score reaches the config's threshold, and mmdet prints no AP if there are no detections.
     options = [
         '--cfg-options',

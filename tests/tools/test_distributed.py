@@ -11,9 +11,9 @@ from conftest import CONFIGS, ROOT, TOOLS, tool_env
 
 from mmpelk.checkpoints import read_checkpoint
 
-# Where whole trainings on one and two processes are compared, BatchNorm is frozen, because without SyncBN, which needs GPUs, its
-# statistics differ. Nothing is random: there is no augmentation, no dropout, and no drop path, and every box is sampled. Rank 0 sees the
-# images 0 and 2, and rank 1 the images 1 and 3. One process sees the same images one after the other, and accumulates the gradients.
+# When complete training runs on one and on two processes are compared, BatchNorm is frozen, because its statistics differ without SyncBN,
+# which needs GPUs. Nothing is random: there is no augmentation, no dropout, and no drop path, and every box is sampled. Rank 0 sees the
+# images 0 and 2, and rank 1 the images 1 and 3. A single process sees the same images in sequence, and accumulates the gradients.
 COMMON = """
 _base_ = '{base}'
 train_dataloader = dict(
@@ -141,7 +141,7 @@ class FreezeBatchNormAndDropout(Hook):
 
 
 def test_live_batch_norm_on_two_processes(digit_scenes, tmp_path):
-    """BatchNorm is not frozen. Its running mean is that of the images of both processes, as if one process had seen all of them.
+    """BatchNorm is not frozen. Its running mean is computed from the images of both processes, as if one process had seen all of them.
 
     Stochastic depth and mixup differ between the processes, as in the code of ConvNeXt and SLaK.
     """

@@ -78,7 +78,7 @@ def test_from_a_fine_tuned_segmentor_to_an_exported_one(home, run_tool, tmp_path
 def test_what_is_refused(home, fail_tool, tmp_path):
     names = ['grown.py', 'plain.pth', tmp_path / 'out.pth']
     message = fail_tool('deploy.py', *names, '--keep-grid', cwd=home)
-    assert 'nothing to fold but its grids' in message
+    assert 'nothing to fold except its grids' in message
     weights = torch.load(home / 'plain.pth', weights_only=False)
     del weights['state_dict']['backbone.stages.0.0.depthwise_conv.weight']
     torch.save(weights, tmp_path / 'broken.pth')

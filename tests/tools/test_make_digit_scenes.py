@@ -1,4 +1,4 @@
-"""tools/make_digit_scenes.py writes a dataset with as many scenes as asked for."""
+"""tools/make_digit_scenes.py writes a dataset with the given number of scenes."""
 
 import json
 import runpy

@@ -1,4 +1,4 @@
-"""tools/make_keyed_rows.py writes a dataset as its options say."""
+"""tools/make_keyed_rows.py writes a dataset with the given options."""
 
 import json
 import runpy

@@ -1,4 +1,4 @@
-"""tools/plot_training.py draws losses and metrics of a log."""
+"""tools/plot_training.py draws the losses and metrics of a log."""
 
 import json
 import runpy

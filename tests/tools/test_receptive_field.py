@@ -27,7 +27,7 @@ def test_heat_map_and_ratios(run_tool, fail_tool, tmp_path):
 
 
 def test_backbones_whose_eval_returns_nothing(run_tool, tmp_path):
-    """mmpretrain's RepLKNet, as in Fig. 4."""
+    """The eval() of mmpretrain's RepLKNet, which Fig. 4 needs, returns None."""
     (tmp_path / 'replknet.py').write_text(
         f"_base_ = '{CONFIGS}/baselines/upernet_replknet_b_ade20k.py'\n"
         'model = dict(backbone=dict(arch=dict(_delete_=True,\n'

@@ -22,7 +22,7 @@ ADE = CONFIGS / 'upernet_pelk_t_ade20k.py'
 
 @pytest.fixture(scope='module')
 def small_demo(tmp_path_factory):
-    """The demo config with a model that trains in seconds."""
+    """Return the demo config with a model that trains in seconds."""
     path = tmp_path_factory.mktemp('config') / 'small.py'
     path.write_text(
         f"_base_ = '{DEMO}'\n"
@@ -38,7 +38,7 @@ def small_demo(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def trained(small_demo, digit_scenes):
-    """The work dir of the small demo after its 4 iterations."""
+    """Return the work dir of the small demo after its 4 iterations."""
     work_dir = digit_scenes / 'work'
     command = [sys.executable, str(TOOLS / 'train.py'), str(small_demo), '--work-dir', str(work_dir)]
     subprocess.run(command, cwd=digit_scenes, env=tool_env(), check=True, capture_output=True)
@@ -47,7 +47,7 @@ def trained(small_demo, digit_scenes):
 
 @pytest.fixture(scope='module')
 def ade20k(tmp_path_factory):
-    """A folder with data/ade/ADEChallengeData2016, with 150 classes and images of several sizes. Label 0 is ignored."""
+    """Return a folder with data/ade/ADEChallengeData2016, with 150 classes and images of several sizes. Label 0 is ignored."""
     home = tmp_path_factory.mktemp('ade')
     rng = np.random.default_rng(0)
     for split, count in (('training', 4), ('validation', 1)):
@@ -71,7 +71,7 @@ def miou(output):
 
 
 def test_ade20k_config_trains_and_tests(ade20k, run_tool):
-    """The PeLK-T config at 512x512, unchanged except for one iteration. --auto-scale-lr replaces the accumulation of gradients."""
+    """Train the PeLK-T config at 512x512, unchanged except for its length of one iteration. --auto-scale-lr replaces accumulation."""
     options = ['--work-dir', 'work', '--auto-scale-lr']
     options += ['--cfg-options', 'train_cfg.max_iters=1', 'default_hooks.logger.interval=1']
     output = run_tool('train.py', ADE, *options, cwd=ade20k)
@@ -154,7 +154,7 @@ def test_ema(small_demo, digit_scenes, run_tool):
 
 @pytest.fixture
 def damaged(digit_scenes, tmp_path):
-    """A copy of the data that a test may damage."""
+    """Return a copy of the data that a test may damage."""
     shutil.copytree(digit_scenes / 'data', tmp_path / 'data')
     return tmp_path
 

@@ -1,4 +1,4 @@
-"""Two machines train together: two launches with one rendezvous, and a work dir and a download cache for each."""
+"""Two machines train together: two launches with one rendezvous, each with its own work dir and download cache."""
 
 import os
 import shutil
@@ -65,7 +65,7 @@ log_processor = dict(by_epoch=False)
 
 @pytest.fixture
 def machines(tmp_path):
-    """Two folders, each with the config and a work dir of its own."""
+    """Return two folders, each with the config and its own work dir."""
     folders = [tmp_path / f'machine{rank}' for rank in range(2)]
     for folder in folders:
         folder.mkdir()
@@ -75,7 +75,7 @@ def machines(tmp_path):
 
 
 def train(machines, *options, **variables):
-    """Start tools/dist_train.sh on each machine at the same time. Return the exit codes and the outputs."""
+    """Start tools/dist_train.sh on all machines at the same time, and return the exit codes and the outputs."""
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
@@ -100,7 +100,7 @@ def train(machines, *options, **variables):
 
 @pytest.fixture
 def url(tmp_path):
-    """The URL of a checkpoint with a weight of 3."""
+    """Return the URL of a checkpoint with a weight of 3."""
     (tmp_path / 'server').mkdir()
     weights = {'linear.weight': torch.full((1, 1), 3.0), 'linear.bias': torch.zeros(1)}
     torch.save(dict(state_dict=weights), tmp_path / 'server/three.pth')

@@ -1,4 +1,4 @@
-"""tools/train_evidence.py: which runs it starts, and what it keeps. On digits, the training itself is replaced by a result."""
+"""The runs that tools/train_evidence.py starts, and the results that it keeps. On digits, training is replaced with a fixed result."""
 
 import json
 import runpy
@@ -17,7 +17,7 @@ NAMES = ('form: dense 51', 'grid 2: [2, 2, 2, 2, 2, 2, 2, 2, 1]')
 
 @pytest.fixture
 def trained(monkeypatch, tmp_path):
-    """Return the variants and seeds that are trained. They end at 90%, 91%, and so on."""
+    """Replace training on digits, and return the variants and seeds that are trained. Their accuracies are 90%, 91%, and so on."""
     runs = []
 
     def train_variant(name, seed, epochs, root):
@@ -63,7 +63,7 @@ def test_failures(fail_tool, tmp_path):
 
 
 def test_reach(monkeypatch, capsys, tmp_path):
-    """A small comparison from end to end. It is interrupted after the first run, and continues."""
+    """Run a small comparison from end to end. It is interrupted after the first run, and then continues."""
     monkeypatch.setattr(reach_comparison, 'make_keyed_rows', partial(make_keyed_rows, num_training=8, num_validation=3))
     monkeypatch.setattr(reach_comparison, 'ABLATIONS', {'with h': reach_comparison.ABLATIONS['with h']})
     variants = ['ConvNeXt-like 7', 'peripheral 51']
@@ -87,7 +87,7 @@ def test_reach(monkeypatch, capsys, tmp_path):
     assert results['64/ConvNeXt-like 7/0'] == first['64/ConvNeXt-like 7/0']
     for result in results.values():
         assert len(result['parts']) == 8 and result['cpu_seconds'] > 0
-        assert result['parts'][0] is None  # only keys
+        assert result['parts'][0] is None  # this part contains only keys
         assert min(result['parts'][4:]) <= result['right'] <= max(result['parts'][4:]) <= 100
     assert json.loads((tmp_path / 'reach/memory.json').read_text())['64/peripheral 51'] > 10
     printed = capsys.readouterr().out

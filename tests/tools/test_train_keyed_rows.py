@@ -33,7 +33,7 @@ def test_training_and_testing(monkeypatch, tmp_path, safe_io):
     for key in ('glyphs/left', 'glyphs/right', 'glyphs/all', 'glyphs/part_1', 'glyphs/part_8', 'mIoU'):
         assert metrics[key] == pytest.approx(validation[key])
 
-    # The accuracy, counted once more from the files. In them, 0 is unlabeled.
+    # Compute the accuracy again from the files, in which 0 is unlabeled.
     correct = labeled = 0
     for path in sorted((root / 'annotations/validation').iterdir()):
         truth, predicted = (cv2.imread(str(file), cv2.IMREAD_UNCHANGED) for file in (path, tmp_path / 'predictions' / path.name))

@@ -1,4 +1,4 @@
-"""Which errors become one line, and which keep their traceback."""
+"""Which errors are printed as one line, and which keep their traceback."""
 
 import re
 import subprocess
@@ -108,7 +108,7 @@ def test_wrong_configs_are_input_errors(scope, options, message):
 
 @pytest.mark.parametrize('kind', ['mmengine.Visualizer', 'mmseg.SegLocalVisualizer'])
 def test_wrong_visualizers_are_input_errors(kind):
-    """mmengine builds visualizers through a class method of its own."""
+    """mmengine builds visualizers through its own class method."""
     init_default_scope('mmseg')
     with pytest.raises(InputError, match=r'built: Visualizer.__init__\(\) got an unexpected'), build_errors():
         VISUALIZERS.build(dict(type=kind, name=f'wrong {kind}', nope=1))

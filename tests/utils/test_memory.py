@@ -1,4 +1,4 @@
-"""How much memory is free, and how much a computation takes."""
+"""Free memory, and the memory that a computation takes."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Pillow does not run Ghostscript, and an image may have any name."""
+"""Pillow does not run Ghostscript, regardless of the name of an image."""
 
 import os
 
@@ -20,7 +20,7 @@ PIPELINE = [dict(type='LoadImageFromFile', imdecode_backend='pillow')]
 
 @pytest.fixture
 def ghostscript(tmp_path, monkeypatch):
-    """A program that takes the place of Ghostscript and leaves a file behind when it is run."""
+    """Install a program in place of Ghostscript that writes a file when it is run."""
     program = tmp_path / 'bin/gs'
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\ntouch {tmp_path}/ran\nexit 1\n')
@@ -33,7 +33,7 @@ def ghostscript(tmp_path, monkeypatch):
 
 @pytest.fixture
 def hostile(tmp_path):
-    """An EPS image with the name of a PNG."""
+    """Return an EPS image with the name of a PNG file."""
     Image.new('RGB', (8, 8)).save(tmp_path / 'a.eps')
     return str((tmp_path / 'a.eps').rename(tmp_path / 'a.png'))
 

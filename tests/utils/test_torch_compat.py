@@ -1,4 +1,4 @@
-"""Functions around the steps of an optimizer, whatever else wraps or patches its step."""
+"""Functions before and after the steps of an optimizer, even if something else wraps or patches its ``step``."""
 
 import pytest
 import torch
@@ -8,7 +8,8 @@ from mmpelk.utils.torch_compat import hook_steps
 
 
 def compile_first(optimizer):
-    torch.compile(nn.Linear(1, 1), backend='eager')(torch.ones(1, 1))  # torch 2.1 now takes the step hooks from every optimizer
+    # After this call, torch 2.1 ignores the step hooks of every optimizer.
+    torch.compile(nn.Linear(1, 1), backend='eager')(torch.ones(1, 1))
 
 
 def schedule(optimizer):

@@ -39,7 +39,7 @@ for folder in folders:
         os._exit(0)
     os.wait()
 """
-# As the real package, it registers functions for operators that its compiled library would have declared.
+# Like the real package, it registers functions for operators that its compiled library would have declared.
 BROKEN = """
 import torch
 for name in ('nms', 'qnms'):
@@ -62,7 +62,7 @@ CASES = {
 
 @pytest.fixture(scope='module')
 def results(tmp_path_factory):
-    """The result of each case, by its name."""
+    """Return the result of each case by its name."""
     folders = [tmp_path_factory.mktemp('fakes') for _ in CASES]
     for folder, (packages, _) in zip(folders, CASES.values(), strict=True):
         for name, text in packages.items():
