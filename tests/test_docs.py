@@ -83,7 +83,7 @@ def test_the_first_screen_of_the_readme():
     for words in (
         'OpenMMLab',
         '51x51 kernels have 13x13 parameters per channel',
-        '101x101 kernels 17x17',
+        '101x101 kernels have 17x17',
         'Pretrained weights:** none',
         '<!-- gpu status -->tested on CPUs',
         '**torch:** 2.1 or newer',
