@@ -1,10 +1,14 @@
 """The variants of the kernel comparison, and the table of its results."""
 
+import json
+
 import pytest
 from mmengine.registry import MODELS, init_default_scope
 
-from mmpelk.analysis.kernel_comparison import VARIANTS, results_as_markdown, run_config
+from mmpelk.analysis import kernel_comparison
+from mmpelk.analysis.kernel_comparison import VARIANTS, Variant, results_as_markdown, run_config, train_variant
 from mmpelk.analysis.paper import TABLE5
+from mmpelk.datasets import make_digits
 from mmpelk.models.token_mixer import StripeConv
 
 
@@ -20,6 +24,22 @@ def test_config(name, tmp_path):
         assert isinstance(large, StripeConv)
     else:
         assert large.grid.half == ((1,) * 26 if 'dense' in name else TABLE5[4][0])
+
+
+def test_training(tmp_path, monkeypatch, safe_io):
+    """A small model is trained for two epochs. A second call resumes from the end, and finds the same accuracy in the log."""
+    make_digits(tmp_path / 'data/digits')
+    for folder in (tmp_path / 'data/digits').glob('*/*'):  # one folder for each split and digit
+        for image in sorted(folder.iterdir())[8:]:
+            image.unlink()
+    monkeypatch.chdir(tmp_path)
+    small = dict(arch=dict(_delete_=True, depths=(1, 1, 1, 1), channels=(32, 32, 32, 320)), pos_embed=None)
+    monkeypatch.setitem(kernel_comparison.VARIANTS, 'small', Variant(small, None))
+    top1 = train_variant('small', 0, 2, tmp_path)
+    (log,) = (tmp_path / '2e/small_0').glob('*/vis_data/scalars.json')
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [round(record['accuracy/top1'], 2) for record in records if 'loss' not in record] == [top1]
+    assert train_variant('small', 0, 2, tmp_path) == top1
 
 
 def test_results():
