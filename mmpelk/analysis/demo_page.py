@@ -20,7 +20,6 @@ from mmpelk.utils.errors import InputError
 
 from .receptive_field import area_ratios, contribution_map, heat_map_on_image, load_images, without_pooling
 
-os.environ.setdefault('GRADIO_ANALYTICS_ENABLED', 'False')
 try:
     import gradio as gr
 except ImportError:
@@ -145,6 +144,7 @@ def serve(page: Page, title: str, host: str, port: int) -> None:
     Raises:
         InputError: If the server cannot listen on the address.
     """
+    os.environ.setdefault('GRADIO_ANALYTICS_ENABLED', 'False')
     theme = gr.themes.Default(font=['system-ui', 'sans-serif'], font_mono=['monospace'])  # web fonts need a connection
     try:
         build_page(page, title).launch(

@@ -1,22 +1,17 @@
 """What the web page does with clicks and images that a browser would not send."""
 
-import runpy
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import TOOLS
 from PIL import Image
 
-
-@pytest.fixture(scope='module')
-def app():
-    return runpy.run_path(str(TOOLS / 'demo_app.py'))
+from mmpelk.analysis.demo_page import Page, build_page
 
 
 @pytest.fixture
-def page(app):
-    page = app['Page'](SimpleNamespace(), pixels=100)
+def page():
+    page = Page(SimpleNamespace(), pixels=100)
     page.show_field = lambda image, at: (image, at)
     return page
 
@@ -51,9 +46,9 @@ def test_images_have_as_many_pixels_as_the_memory_allows(page, tmp_path):
     assert others == [None] * 4 and line == 'error: image a.png has 11x10 pixels; scale it down to at most 100 pixels'
 
 
-def test_the_browser_sends_no_image_and_files_are_deleted(app, page):
+def test_the_browser_sends_no_image_and_files_are_deleted(page):
     pytest.importorskip('gradio')
-    blocks = app['build_page'](page, 'title')
+    blocks = build_page(page, 'title')
     assert blocks.delete_cache == (3600, 3600)
     kinds = [type(component).__name__ for function in blocks.fns.values() for component in function.inputs]
     assert sorted(kinds) == ['File', 'State']
