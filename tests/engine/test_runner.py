@@ -2,7 +2,6 @@
 
 import json
 import logging
-import socket
 from types import SimpleNamespace
 
 import cv2
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 import tiny_runner
 import torch
-from conftest import CONFIGS
+from conftest import CONFIGS, free_port
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset, Compose
 from mmengine.hooks import CheckpointHook, EMAHook
@@ -176,10 +175,8 @@ def test_build_runner(toy, tmp_path):
 @pytest.fixture
 def launched(monkeypatch):
     """The environment of the only process that torchrun has launched. Its process group, if the test starts one, is destroyed."""
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    for name, value in dict(RANK=0, LOCAL_RANK=0, WORLD_SIZE=1, MASTER_ADDR='127.0.0.1', MASTER_PORT=port, **THREADS).items():
+    ranks = dict(RANK=0, LOCAL_RANK=0, WORLD_SIZE=1, MASTER_ADDR='127.0.0.1', MASTER_PORT=free_port())
+    for name, value in (ranks | THREADS).items():
         monkeypatch.setenv(name, str(value))
     yield
     dist.destroy_process_group()
