@@ -6,6 +6,7 @@ import json
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 from contextlib import suppress
@@ -153,6 +154,13 @@ def run_tool(tmp_path):
         return output
 
     return run
+
+
+def free_port() -> int:
+    """A port of this machine that no server uses."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        return free.getsockname()[1]
 
 
 def tool_env() -> dict[str, str]:

@@ -1,13 +1,15 @@
-"""Benchmarks of whole models, on small ones."""
+"""Benchmarks of whole models, on small ones, and the sizes of the models that are benchmarked by default."""
 
 import json
+from functools import partial
 
 import pytest
+import torch
 from mmengine.registry import MODELS, init_default_scope
 
 from mmpelk.analysis.benchmark_report import Settings
 from mmpelk.analysis.configs import packaged_config
-from mmpelk.analysis.model_benchmarks import SLAK, WIDE, benchmark_inference, benchmark_training
+from mmpelk.analysis.model_benchmarks import SLAK, WIDE, benchmark_inference, benchmark_training, classifiers, segmentors
 from mmpelk.ops import PeripheralConv2d
 
 ARCH = dict(_delete_=True, depths=(1, 1, 1, 1), channels=(32, 32, 32, 32))
@@ -47,3 +49,58 @@ def test_training(tmp_path):
     row = next(line for line in page.splitlines() if line.startswith(f'| {WIDE} |'))
     assert columns(row)[3] == columns(row)[5] == '1.000' and columns(row)[4] == f'{result["peak_mib"]:.0f}'
     assert page.startswith('# UperNet, batch 2, 64 px, float32, medians of up to 1 interleaved rounds')
+
+
+@pytest.fixture
+def on_meta(monkeypatch):
+    """Build models on the meta device. OpenMMLab's ConvNeXt takes drop path rates out of a tensor, which must have values."""
+    monkeypatch.setattr(torch, 'linspace', partial(torch.linspace, device='cpu'))
+    with torch.device('meta'):
+        yield
+
+
+def millions(model, density=1.0):
+    """The parameters of a model at a density of the matrices and convolutions of its backbone and of a classifier's head."""
+    sparse = {id(p) for name, p in model.named_parameters() if name.startswith(('backbone.', 'head.')) and p.ndim in (2, 4)}
+    return sum(p.numel() * (density if id(p) in sparse else 1) for p in model.parameters()) / 1e6
+
+
+def millions_of_convnext(channels):
+    """The parameters of ConvNeXt-T's stem, blocks, and downsampling with other channels, counted by hand."""
+    blocks = sum(depth * (8 * c * c + 58 * c) for depth, c in zip((3, 3, 9, 3), channels, strict=True))
+    between = sum(2 * c + 4 * c * following + following for c, following in zip(channels, channels[1:], strict=False))
+    return (51 * channels[0] + blocks + between) / 1e6
+
+
+PELK, CONVNEXT, UPERNET_PELK, UPERNET_SLAK = 28.7466972, 28.589128, 62.4680452, 64.1945764  # millions, from docs/complexity
+WIDTHS = (124, 249, 499, 998)
+# PeLK-101's sharing grids are 17, 15, and 15 wide in the first stages, not 13, 13, and 11, and h has the size of the kernels.
+LARGER_GRIDS = 3 * 46 * (17**2 - 13**2) + 3 * 93 * (15**2 - 13**2) + 9 * 187 * (15**2 - 11**2)
+LARGER = (LARGER_GRIDS + 101**2 - 51**2 + 69**2 - 49**2 + 67**2 - 47**2) / 1e6
+
+
+def test_default_classifiers(on_meta):
+    models = classifiers()
+    assert millions(models['PeLK-T'], 0.6) == pytest.approx(PELK)
+    assert millions(models['PeLK-101-T']) - millions(models['PeLK-T']) == pytest.approx(LARGER)
+    assert millions(models['ConvNeXt-T']) == pytest.approx(CONVNEXT)
+    wide = millions_of_convnext(WIDTHS) + (2 * 998 + 999 * 1000) / 1e6  # with the last norm and the head
+    assert millions(models[WIDE]) == millions(models[f'{WIDE}, channels_last']) == pytest.approx(wide)
+    assert round(millions(models['SLaK-T'], 0.6)) == round(millions(models[SLAK], 0.6)) == 30  # as in SLaK's paper
+    assert len(models) == 7
+    for model in models.values():
+        assert model.eval()(torch.empty(2, 3, 64, 64)).shape == (2, 1000)
+
+
+def test_default_segmentors(on_meta):
+    configs = segmentors()
+    init_default_scope('mmseg')
+    models = {name: MODELS.build(cfg.model).eval() for name, cfg in configs.items()}
+    assert millions(models['PeLK-T'], 0.6) == pytest.approx(UPERNET_PELK)
+    assert millions(models['SLaK-T'], 0.6) == pytest.approx(UPERNET_SLAK)
+    assert millions(models['PeLK-101-T']) - millions(models['PeLK-T']) == pytest.approx(LARGER)
+    heads = millions(models['PeLK-T']) - millions(models['PeLK-T'].backbone)
+    assert millions(models[WIDE]) == pytest.approx(millions_of_convnext(WIDTHS) + 2 * sum(WIDTHS) / 1e6 + heads)  # 4 norms
+    for model in models.values():
+        assert model(torch.empty(2, 3, 64, 64)).shape == (2, 150, 16, 16)
+    assert len(models) == 4

@@ -1,11 +1,10 @@
 """The Runner: how it is built, and what it rejects."""
 
-import socket
 
 import pytest
 import tiny_runner
 import torch
-from conftest import CONFIGS
+from conftest import CONFIGS, free_port
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import distributed as dist
@@ -51,10 +50,8 @@ def test_build_runner(toy, tmp_path):
 @pytest.fixture
 def launched(monkeypatch):
     """Set the environment of the only process that torchrun has launched. Destroy the process group if the test starts one."""
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    for name, value in dict(RANK=0, LOCAL_RANK=0, WORLD_SIZE=1, MASTER_ADDR='127.0.0.1', MASTER_PORT=port, **THREADS).items():
+    ranks = dict(RANK=0, LOCAL_RANK=0, WORLD_SIZE=1, MASTER_ADDR='127.0.0.1', MASTER_PORT=free_port())
+    for name, value in (ranks | THREADS).items():
         monkeypatch.setenv(name, str(value))
     yield
     dist.destroy_process_group()

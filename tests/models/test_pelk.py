@@ -206,7 +206,8 @@ def test_deploy_keeps_the_outputs(options, deploy):
     assert (mixer.small is not None) == (deploy == 'grid' and options in (dict(center_size=3), STRIPES))
     built = PeLK(SMALL, layer_scale_init_value=1.0, deploy=deploy, **options).eval().double()
     built.load_state_dict(folded.state_dict())
-    assert all(map(torch.equal, built(x), folded(x)))
+    for actual, output in zip(built(x), folded(x), strict=True):
+        assert torch.equal(actual, output)
 
 
 def test_deploy_rejects_invalid_arguments():

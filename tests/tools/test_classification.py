@@ -1,8 +1,10 @@
 """Pre-training and transfer through the command line."""
 
+import pickle
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -75,6 +77,12 @@ def top1(output):
     return float(re.findall(r'accuracy/top1: ([\d.]+)', output)[-1])
 
 
+def scores(path):
+    """The file names and the scores of the classes in predictions that mmengine has written."""
+    with open(path, 'rb') as file:
+        return {Path(image['img_path']).name: image['pred_score'] for image in pickle.load(file)}
+
+
 def moments_by_name(config, checkpoint):
     """Return Adam's first moments in a checkpoint by parameter name."""
     cfg = read_config(str(config))
@@ -125,7 +133,12 @@ def test_resuming_after_a_kill_gives_the_same_masks_bit_for_bit(home, trained, r
 
 
 def test_imagenet_config_trains_and_tests(imagenet, run_tool):
-    """The PeLK-T config at 224 pixels, with the smallest backbone and a small batch."""
+    """The PeLK-T config at 224 pixels, with the smallest backbone and a small batch. Validation and test give the same scores."""
+    config = CONFIGS / 'pelk_t_in1k.py'
+    (imagenet / 'dumping.py').write_text(
+        f"_base_ = '{config}'\n"
+        "val_evaluator = [dict(type='Accuracy', topk=(1, 5)), dict(type='DumpResults', out_file_path='validated.pkl')]\n"
+    )
     options = [
         '--cfg-options',
         'model.backbone.arch=atto',
@@ -136,10 +149,15 @@ def test_imagenet_config_trains_and_tests(imagenet, run_tool):
     ]
     for loader in ('train', 'val', 'test'):
         options += [f'{loader}_dataloader.{key}' for key in ('batch_size=2', 'num_workers=0', 'persistent_workers=False')]
-    output = run_tool('train.py', CONFIGS / 'pelk_t_in1k.py', '--work-dir', 'work', *options, cwd=imagenet)
+    output = run_tool('train.py', 'dumping.py', '--work-dir', 'work', *options, cwd=imagenet)
     assert 'batch 4 = 1 processes x 2 images x 2 iterations' in output and 'DynamicSparsityHook: 0.6000 of the weights' in output
-    tested = run_tool('test.py', CONFIGS / 'pelk_t_in1k.py', 'work/epoch_1.pth', '--work-dir', 'tested', *options, cwd=imagenet)
+    options += ['--out', 'tested.pkl']
+    tested = run_tool('test.py', config, 'work/epoch_1.pth', '--work-dir', 'tested', *options, cwd=imagenet)
     assert top1(tested) == top1(output)
+    validated, tested = (scores(imagenet / name) for name in ('validated.pkl', 'tested.pkl'))
+    assert validated.keys() == tested.keys() == {'0.JPEG', '1.JPEG'} and not torch.equal(*tested.values())
+    for name, expected in validated.items():
+        assert expected.shape == (1000,) and torch.equal(tested[name], expected)
 
 
 def test_two_ranks_have_the_same_masks_and_statistics(home, run_tool):

@@ -2,13 +2,12 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
 
 import pytest
-from conftest import CONFIGS, TOOLS, save_untrained, tool_env
+from conftest import CONFIGS, TOOLS, free_port, save_untrained, tool_env
 
 CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
 FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--disable-background-networking', '--disable-component-update']
@@ -20,9 +19,7 @@ def page_address(digit_scenes, tmp_path):
     """Return the address at which tools/demo_app.py serves a small untrained model."""
     config = CONFIGS / 'demo/upernet_pelk_atto_digits.py'
     save_untrained(config, tmp_path / 'model.pth')
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, str(TOOLS / 'demo_app.py'), str(config), str(tmp_path / 'model.pth'), '--port', str(port)]
     with open(tmp_path / 'log', 'wb') as log:
         app = subprocess.Popen(command, stdout=log, stderr=log, env=tool_env(), cwd=tmp_path)

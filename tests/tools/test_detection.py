@@ -1,15 +1,21 @@
 """Detection through the command line, and the errors for invalid annotations."""
 
 import json
+import pickle
 import re
 import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from conftest import CONFIGS, TOOLS, tool_env
+from pycocotools.coco import COCO as Annotations
+from pycocotools.cocoeval import COCOeval
+from pycocotools.mask import encode
 
+from mmpelk.apis import inference, init_model
 from mmpelk.checkpoints import read_checkpoint
 
 pytest.importorskip('mmcv._ext', reason="mmdet needs mmcv's compiled operators")
@@ -72,10 +78,60 @@ def test_coco_config_trains_and_tests(coco, run_tool):
         )
 
 
+def annotate_with_detections(path, config, checkpoint, data):
+    """Write annotations in which some of a model's own detections are the truth. The detections of a few iterations find no digit."""
+    content = json.loads((data / 'instances_validation.json').read_text())
+    images = [data / 'images/validation' / image['file_name'] for image in content['images']]
+    samples = inference(init_model(config, checkpoint, 'cpu'), images, progress=False)
+    content['annotations'] = []
+    for image, sample in zip(content['images'], samples, strict=True):
+        found = sample.pred_instances[::3]
+        for label, box, mask in zip(found.labels.tolist(), found.bboxes.int().tolist(), found.masks.numpy(), strict=True):
+            left, top, right, bottom = box
+            if mask.sum() > 9 and right > left and bottom > top:
+                run_lengths = encode(np.asfortranarray(mask.astype(np.uint8)))
+                content['annotations'].append(
+                    dict(
+                        id=len(content['annotations']) + 1,
+                        image_id=image['id'],
+                        category_id=content['categories'][label]['id'],
+                        bbox=[left, top, right - left, bottom - top],
+                        area=int(mask.sum()),
+                        segmentation=dict(run_lengths, counts=run_lengths['counts'].decode()),
+                        iscrowd=0,
+                    )
+                )
+    path.write_text(json.dumps(content))
+
+
+def evaluate(annotations, detections, kind):
+    """Return the AP of detections that mmdet has written, computed by pycocotools alone."""
+    truth = Annotations(str(annotations))
+    results = []
+    for image in detections:
+        found = image['pred_instances']
+        for label, score, box, mask in zip(
+            found['labels'], found['scores'], found['bboxes'].tolist(), found['masks'], strict=True
+        ):
+            left, top, right, bottom = box
+            shape = dict(bbox=[left, top, right - left, bottom - top]) if kind == 'bbox' else dict(segmentation=mask)
+            results.append(dict(shape, image_id=image['img_id'], category_id=truth.getCatIds()[label], score=float(score)))
+    evaluation = COCOeval(truth, truth.loadRes(results), kind)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    return evaluation.stats[0]
+
+
 def test_test_and_draw(small_demo, digit_scenes, trained, run_tool):
-    arguments = ['--work-dir', 'tested', '--show-dir', 'shown_det', '--out', 'predictions.pkl']
+    annotations = digit_scenes / 'detections.json'
+    annotate_with_detections(annotations, small_demo, trained, digit_scenes / 'data/digit_scenes')
+    arguments = ['--work-dir', 'tested', '--show-dir', 'shown_det', '--out', 'predictions.pkl', '--cfg-options']
+    arguments += [f'test_dataloader.dataset.ann_file={annotations}', f'test_evaluator.ann_file={annotations}']
     output = run_tool('test.py', small_demo, trained, *arguments, cwd=digit_scenes)
-    assert len(average_precisions(output)) == 2 and (digit_scenes / 'predictions.pkl').stat().st_size > 0
+    detections = pickle.loads((digit_scenes / 'predictions.pkl').read_bytes())
+    expected = [evaluate(annotations, detections, kind) for kind in ('bbox', 'segm')]
+    assert average_precisions(output) == pytest.approx(expected, abs=5.1e-4) and min(expected) > 0.1  # mmdet rounds to 3 digits
     assert len(list((digit_scenes / 'tested').rglob('shown_det/*'))) == 4
     images = sorted((digit_scenes / 'data/digit_scenes/images/validation').iterdir())[:2]
     run_tool('image_demo.py', small_demo, trained, *images, '--out-dir', 'boxes', cwd=digit_scenes)

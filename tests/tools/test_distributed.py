@@ -1,13 +1,16 @@
-"""Training and testing on two processes (torchrun, gloo, CPU) give the same results as on one process."""
+"""tools/dist_train.sh and tools/dist_test.sh: two processes (gloo, CPU) give the same results as one."""
 
 import json
+import pickle
 import re
 import subprocess
 import sys
+from pathlib import Path
 
+import cv2
 import pytest
 import torch
-from conftest import CONFIGS, ROOT, TOOLS, tool_env
+from conftest import CONFIGS, TOOLS, free_port, tool_env
 
 from mmpelk.checkpoints import read_checkpoint
 
@@ -31,16 +34,18 @@ custom_imports = dict(imports=['mmpelk', 'mmpelk.datasets.digit_scenes_dataset',
 custom_hooks = [dict(type='FreezeBatchNormAndDropout')]
 """
 EVERY_BOX = """
-model = dict(train_cfg=dict(
-    rpn=dict(sampler=dict(num=100000)),
-    rcnn=[
-        dict(
-            assigner=dict(type='MaxIoUAssigner', pos_iou_thr=t, neg_iou_thr=t, min_pos_iou=t, match_low_quality=False,
-                          ignore_iof_thr=-1),
-            sampler=dict(type='RandomSampler', num=100000, pos_fraction=1.0, neg_pos_ub=-1, add_gt_as_proposals=True),
-            mask_size=28, pos_weight=-1, debug=False)
-        for t in (0.5, 0.6, 0.7)
-    ]))
+model = dict(
+    train_cfg=dict(
+        rpn=dict(sampler=dict(num=100000)),
+        rcnn=[
+            dict(
+                assigner=dict(type='MaxIoUAssigner', pos_iou_thr=t, neg_iou_thr=t, min_pos_iou=t, match_low_quality=False,
+                              ignore_iof_thr=-1),
+                sampler=dict(type='RandomSampler', num=100000, pos_fraction=1.0, neg_pos_ub=-1, add_gt_as_proposals=True),
+                mask_size=28, pos_weight=-1, debug=False)
+            for t in (0.5, 0.6, 0.7)
+        ]),
+    test_cfg=dict(rcnn=dict(score_thr=0.0)))
 """
 HOOK = """
 import torch
@@ -72,13 +77,29 @@ TASKS = {
 STEPS = 2
 
 
-def launch(script, *arguments, cwd, processes):
-    command = [sys.executable, '-m', 'torch.distributed.run', f'--nproc_per_node={processes}', '--master_port=0', '--standalone']
-    command += [str(TOOLS / script), *map(str, arguments), '--launcher', 'pytorch']
-    env = {**tool_env(), 'OMP_NUM_THREADS': '1', 'PYTHONPATH': f'{ROOT}:{cwd}'}
+def launch(script, *arguments, cwd):
+    command = ['bash', str(TOOLS / script), *map(str, arguments)]
+    env = {**tool_env(), 'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable, 'PORT': str(free_port()), 'PYTHONPATH': str(cwd)}
     result = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-3000:]
     return result.stdout + result.stderr
+
+
+def predictions(path):
+    """The labels of the pixels in a folder of label maps, or the detections in a file, by image."""
+    if path.is_dir():
+        return {file.stem: cv2.imread(str(file), cv2.IMREAD_UNCHANGED).ravel().tolist() for file in path.iterdir()}
+    with open(path, 'rb') as file:
+        images = {Path(image['img_path']).stem: image['pred_instances'] for image in pickle.load(file)}
+    return {
+        name: [
+            (label, score, *box, mask['counts'])
+            for label, score, box, mask in zip(
+                *(found[key].tolist() for key in ('labels', 'scores', 'bboxes')), found['masks'], strict=True
+            )
+        ]
+        for name, found in images.items()
+    }
 
 
 @pytest.mark.parametrize('task', TASKS)
@@ -88,7 +109,7 @@ def test_two_processes_train_and_test_as_one(task, digit_scenes, tmp_path):
     (tmp_path / 'data').symlink_to(digit_scenes / 'data')
     (tmp_path / 'freeze.py').write_text(HOOK)
     name, pipeline, extra, metric = TASKS[task]
-    losses, weights, metrics = {}, {}, {}
+    losses, weights, metrics, predicted = {}, {}, {}, {}
     for processes in (1, 2):
         config, work_dir = tmp_path / f'on{processes}.py', tmp_path / f'work{processes}'
         passes = 2 // processes  # iterations per optimizer step
@@ -102,20 +123,24 @@ def test_two_processes_train_and_test_as_one(task, digit_scenes, tmp_path):
             )
             + extra
         )
-        launch('train.py', config, '--work-dir', work_dir, cwd=tmp_path, processes=processes)
+        launch('dist_train.sh', config, processes, '--work-dir', work_dir, cwd=tmp_path)
         lines = [line for path in work_dir.glob('*/vis_data/scalars.json') for line in path.read_text().splitlines()]
         losses[processes] = [json.loads(line)['loss'] for line in lines][::passes]  # the losses of rank 0's images
         weights[processes] = read_checkpoint(work_dir / f'iter_{STEPS * passes}.pth')['state_dict']
-        output = launch(
-            'test.py', config, tmp_path / f'work1/iter_{2 * STEPS}.pth', '--work-dir', 'tested', cwd=tmp_path, processes=processes
-        )
-        metrics[processes] = re.findall(metric, output)
+        out = tmp_path / (f'predicted{processes}' + ('.pkl' if task == 'detection' else ''))
+        if task == 'segmentation':
+            out.mkdir()  # mmseg makes the folder in the first process alone, and the second does not wait for it
+        options = ['--work-dir', 'tested', '--out', out]
+        output = launch('dist_test.sh', config, tmp_path / f'work1/iter_{2 * STEPS}.pth', processes, *options, cwd=tmp_path)
+        metrics[processes], predicted[processes] = re.findall(metric, output), predictions(out)
     assert len(losses[1]) == STEPS
     assert losses[1] == pytest.approx(losses[2], rel=1e-4)
     assert losses[1][0] != losses[1][1]
     for key, value in weights[1].items():
         torch.testing.assert_close(value, weights[2][key], rtol=1e-4, atol=1e-4, msg=key)
     assert metrics[1] == metrics[2] and metrics[1]
+    assert len(predicted[1]) == 4 and all(len(set(found)) > 1 for found in predicted[1].values())
+    assert predicted[1] == predicted[2]
 
 
 LIVE = """
@@ -152,7 +177,7 @@ def test_live_batch_norm_on_two_processes(digit_scenes, tmp_path):
         config = tmp_path / f'on{processes}.py'
         text = COMMON.format(base=CONFIGS / 'demo' / name, indices=[0, 1, 2, 3], pipeline=pipeline, max_iters=1, accumulate=1)
         config.write_text(text.replace('batch_size=2', f'batch_size={4 // processes}'))
-        launch('train.py', config, '--work-dir', tmp_path / f'work{processes}', cwd=tmp_path, processes=processes)
+        launch('dist_train.sh', config, processes, '--work-dir', tmp_path / f'work{processes}', cwd=tmp_path)
     (alone, _), *both = (
         torch.load(tmp_path / path, weights_only=True) for path in ('work1/rank0.pth', 'work2/rank0.pth', 'work2/rank1.pth')
     )

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -12,7 +11,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
-from conftest import ROOT, TOOLS, tool_env
+from conftest import ROOT, TOOLS, free_port, tool_env
 
 PARTS = """
 import os
@@ -76,9 +75,7 @@ def machines(tmp_path):
 
 def train(machines, *options, **variables):
     """Start tools/dist_train.sh on all machines at the same time, and return the exit codes and the outputs."""
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
+    port = free_port()
     processes = []
     for rank, folder in enumerate(machines):
         env = {**tool_env(), 'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable, 'PYTHONPATH': f'{ROOT}:{folder}', **variables}
