@@ -24,6 +24,10 @@ CASES = (
     ((1, 2, 9, 20), 31, 31),
 )  # fmt: skip
 SMALL_CASES = (((2, 3, 5, 6), 7, 3),)
+# Of the checks of layouts, the same and the number of channels that are convolved.
+LAYOUT_CASE, SMALL_LAYOUT_CASE = ((2, 20, 15, 9), 13, 5, 12), ((2, 5, 4, 6), 7, 3, 3)
+# Of all other checks, (N, C, H, W) and K.
+PLAIN_CASE = ((2, 8, 24, 24), 31)
 # The largest error relative to the largest value. dense in half types is torch's own convolution and is not checked.
 LIMITS = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 3e-3, torch.float64: 1e-10}
 # Derivatives of second order multiply the rounding errors of several convolutions.
@@ -144,7 +148,7 @@ def check_layouts_and_bits(device: str, backend: str, dtype: torch.dtype, small:
     'fft' and 'dense' call libraries that may choose another algorithm for another layout, so their layouts are compared with a
     tolerance.
     """
-    shape, kernel_size, center, convolved = ((2, 5, 4, 6), 7, 3, 3) if small else ((2, 20, 15, 9), 13, 5, 12)
+    shape, kernel_size, center, convolved = SMALL_LAYOUT_CASE if small else LAYOUT_CASE
     grid = SharingGrid.peripheral(kernel_size, center)
     x, w, _, up = (tensor.to(device, dtype) for tensor in _random(shape, grid))
     w = w[:convolved]
@@ -297,8 +301,8 @@ def check_compile(device: str, backend: str, mode: str, small: bool) -> dict[str
 
 def _case(device: str, small: bool) -> tuple[SharingGrid, Tensor, Tensor, Tensor]:
     """Return a grid, and an input, a weight, and a gradient of the output in float32."""
-    grid = SharingGrid.peripheral(7, 3) if small else SharingGrid.peripheral(31)
-    shape = (2, 2, 4, 5) if small else (2, 8, 24, 24)
+    shape, *sizes = ((2, 2, 4, 5), 7, 3) if small else PLAIN_CASE
+    grid = SharingGrid.peripheral(*sizes)
     x, w, _, up = (tensor.to(device, torch.float32) for tensor in _random(shape, grid))
     return grid, x.requires_grad_(), w.requires_grad_(), up
 

@@ -101,9 +101,9 @@ def _taps(
         with LOCK, on_device(x.device):
             maps = box_means(maps_of, cells.heights, cells.pad, channels_last=True)
             launch(
-                _kernel, blocks(w), tune, grid, maps, steps, bias, result, cells.kinds, cells.shifts, images, c, h, w,
-                len(rows), maps.shape[2], maps.shape[4], result.stride(0), result.stride(2), result.stride(3),
-                size_class(images * h * w, w, sum(columns)), EDGES=(0, *accumulate(columns)), HAS_BIAS=bias is not steps,
+                _kernel, blocks(w), tune, grid, maps, steps, bias, result, cells.kinds, cells.shifts, int(bias is not steps),
+                images, c, h, w, len(rows), maps.shape[2], maps.shape[4], result.stride(0), result.stride(2), result.stride(3),
+                size_class(images * h * w, w, sum(columns)), EDGES=(0, *accumulate(columns)),
             )  # fmt: skip
 
 
