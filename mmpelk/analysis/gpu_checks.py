@@ -115,8 +115,8 @@ def check_against_float64(device: str, backend: str, dtype: torch.dtype, cases: 
     """Compare the output and the gradients by input, weight, and bias with torch's convolution in float64 on the CPU."""
     errors, limit = {}, (10 if backend == 'dense' else 1) * LIMITS[dtype]  # torch's convolution adds in any order
     for shape, kernel_size, center in cases:
-        rounded, expected = _reference_results(shape, kernel_size, center, dtype)
-        *ours, up = (tensor.to(device, copy=True) for tensor in rounded)
+        rounded, expected = _reference_results(shape, kernel_size, center, dtype.itemsize == 2)
+        *ours, up = (tensor.to(device, dtype, copy=True) for tensor in rounded)
         x, w, bias = (tensor.requires_grad_() for tensor in ours)
         output = peripheral_conv2d(x, w, SharingGrid.peripheral(kernel_size, center), bias=bias, backend=backend)
         values = output, *torch.autograd.grad(output, (x, w, bias), up)
@@ -128,15 +128,16 @@ def check_against_float64(device: str, backend: str, dtype: torch.dtype, cases: 
     return dict(largest_error=_largest(errors.values()), limit=limit)
 
 
-@lru_cache(maxsize=len(CASES))
-def _reference_results(shape: tuple, kernel_size: int, center: int, dtype: torch.dtype) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the input, weight, bias, and gradient of the output, rounded to a type, and the output and gradients in float64.
+@lru_cache(maxsize=2 * len(CASES))
+def _reference_results(shape: tuple, kernel_size: int, center: int, half: bool) -> tuple[list[Tensor], list[Tensor]]:
+    """Return an input, weight, bias, and gradient of the output, and the output and gradients, all in float64.
 
-    All backends are checked with one type before the next, so they share the results.
+    The former are numbers that both half types can represent, or else float32. So all backends and two types share the results,
+    which take seconds.
     """
     grid = SharingGrid.peripheral(kernel_size, center)
-    rounded = [tensor.to(dtype) for tensor in _random(shape, grid)]
-    *exact, up = (tensor.double().detach().requires_grad_() for tensor in rounded)
+    rounded = [(tensor.bfloat16().half() if half else tensor.float()).double() for tensor in _random(shape, grid)]
+    *exact, up = (tensor.clone().requires_grad_() for tensor in rounded)
     output = _reference(*exact, grid)
     return rounded, [output.detach(), *torch.autograd.grad(output, exact, up.detach())]
 

@@ -241,10 +241,11 @@ def inference_times(batch: int, size: int, device: str, precision: str, scale: S
 
         models = classifiers()
     else:
-        models = {
-            name: plain_networks.Classifier(plain_networks.plain_backbone(name, False, **dict(scale.network)))
-            for name in (*TRAINED, SLAK)
-        }
+        with torch.device(device):  # the initial values of large networks take seconds on a CPU
+            models = {
+                name: plain_networks.Classifier(plain_networks.plain_backbone(name, False, **dict(scale.network)))
+                for name in (*TRAINED, SLAK)
+            }
     models = {name: model.to(device, PRECISIONS[precision]).eval() for name, model in models.items()}
     calls = {name: torch.inference_mode()(partial(model, images)) for name, model in models.items()}
     times = interleaved(calls, device, scale.rounds, scale.budget)
@@ -330,7 +331,8 @@ def _training_step(name: str, batch: int, size: int, device: str, precision: str
         from .model_benchmarks import segmentors, training_step
 
         return training_step(segmentors()[name], batch, size, device, PRECISIONS[precision])
-    model = plain_networks.LightSegmentor(plain_networks.plain_backbone(name, True, **dict(scale.network))).to(device).train()
+    with torch.device(device):
+        model = plain_networks.LightSegmentor(plain_networks.plain_backbone(name, True, **dict(scale.network)))
     return _light_step(model, batch, size, device, PRECISIONS[precision])
 
 

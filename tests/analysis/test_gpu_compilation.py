@@ -78,7 +78,7 @@ for name, compiled, item in (
         found.setdefault(variant.name, []).append(variant in compiled)
     print(json.dumps([name, found]))
 """
-# Records the blocks of a shape.
+# Records the blocks of 'taps' for shapes with several strides.
 BLOCKS = """
 import json
 import torch
@@ -86,7 +86,7 @@ from mmpelk.analysis import gpu_compilation
 from mmpelk.ops.backends.triton import taps
 
 found = []
-for variant in gpu_compilation.operator_variants([(1, 3, 40, 13)], [torch.float32]):
+for variant in gpu_compilation.operator_variants([(1, 3, 40, 13), (1, 16, 40, 13)], [torch.float32]):
     constants = dict(variant.constants)
     if variant.name == 'taps':
         found.append([constants[name] for name in ('ROWS', 'CHANNELS', 'COLUMNS', 'num_warps')])
@@ -124,6 +124,6 @@ def test_what_the_items_launch_is_compiled_before(tmp_path):
 
 
 def test_taps_is_compiled_once_for_each_grid_and_block(tmp_path):
-    """Neither the memory layout nor the bias makes another kernel, and no block is left out."""
+    """Neither the channels nor the memory layout make another kernel, and no block is left out."""
     ((found, blocks),), _ = run(BLOCKS, tmp_path)
     assert sorted(found) == sorted(blocks) and len(blocks) > 1
