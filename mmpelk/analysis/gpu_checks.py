@@ -24,6 +24,10 @@ CASES = (
     ((1, 2, 9, 20), 31, 31),
 )  # fmt: skip
 SMALL_CASES = (((2, 3, 5, 6), 7, 3),)
+# Of the checks of layouts, the same and the number of channels that are convolved.
+LAYOUT_CASE, SMALL_LAYOUT_CASE = ((2, 20, 15, 9), 13, 5, 12), ((2, 5, 4, 6), 7, 3, 3)
+# Of all other checks, (N, C, H, W) and K.
+PLAIN_CASE = ((2, 8, 24, 24), 31)
 # The largest error relative to the largest value. dense in half types is torch's own convolution and is not checked.
 LIMITS = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 3e-3, torch.float64: 1e-10}
 # Derivatives of second order multiply the rounding errors of several convolutions.
@@ -111,8 +115,8 @@ def check_against_float64(device: str, backend: str, dtype: torch.dtype, cases: 
     """Compare the output and the gradients by input, weight, and bias with torch's convolution in float64 on the CPU."""
     errors, limit = {}, (10 if backend == 'dense' else 1) * LIMITS[dtype]  # torch's convolution adds in any order
     for shape, kernel_size, center in cases:
-        rounded, expected = _reference_results(shape, kernel_size, center, dtype)
-        *ours, up = (tensor.to(device, copy=True) for tensor in rounded)
+        rounded, expected = _reference_results(shape, kernel_size, center, dtype.itemsize == 2)
+        *ours, up = (tensor.to(device, dtype, copy=True) for tensor in rounded)
         x, w, bias = (tensor.requires_grad_() for tensor in ours)
         output = peripheral_conv2d(x, w, SharingGrid.peripheral(kernel_size, center), bias=bias, backend=backend)
         values = output, *torch.autograd.grad(output, (x, w, bias), up)
@@ -124,15 +128,16 @@ def check_against_float64(device: str, backend: str, dtype: torch.dtype, cases: 
     return dict(largest_error=_largest(errors.values()), limit=limit)
 
 
-@lru_cache(maxsize=len(CASES))
-def _reference_results(shape: tuple, kernel_size: int, center: int, dtype: torch.dtype) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the input, weight, bias, and gradient of the output, rounded to a type, and the output and gradients in float64.
+@lru_cache(maxsize=2 * len(CASES))
+def _reference_results(shape: tuple, kernel_size: int, center: int, half: bool) -> tuple[list[Tensor], list[Tensor]]:
+    """Return an input, weight, bias, and gradient of the output, and the output and gradients, all in float64.
 
-    All backends are checked with one type before the next, so they share the results.
+    The former are numbers that both half types can represent, or else float32. So all backends and two types share the results,
+    which take seconds.
     """
     grid = SharingGrid.peripheral(kernel_size, center)
-    rounded = [tensor.to(dtype) for tensor in _random(shape, grid)]
-    *exact, up = (tensor.double().detach().requires_grad_() for tensor in rounded)
+    rounded = [(tensor.bfloat16().half() if half else tensor.float()).double() for tensor in _random(shape, grid)]
+    *exact, up = (tensor.clone().requires_grad_() for tensor in rounded)
     output = _reference(*exact, grid)
     return rounded, [output.detach(), *torch.autograd.grad(output, exact, up.detach())]
 
@@ -144,7 +149,7 @@ def check_layouts_and_bits(device: str, backend: str, dtype: torch.dtype, small:
     'fft' and 'dense' call libraries that may choose another algorithm for another layout, so their layouts are compared with a
     tolerance.
     """
-    shape, kernel_size, center, convolved = ((2, 5, 4, 6), 7, 3, 3) if small else ((2, 20, 15, 9), 13, 5, 12)
+    shape, kernel_size, center, convolved = SMALL_LAYOUT_CASE if small else LAYOUT_CASE
     grid = SharingGrid.peripheral(kernel_size, center)
     x, w, _, up = (tensor.to(device, dtype) for tensor in _random(shape, grid))
     w = w[:convolved]
@@ -297,8 +302,8 @@ def check_compile(device: str, backend: str, mode: str, small: bool) -> dict[str
 
 def _case(device: str, small: bool) -> tuple[SharingGrid, Tensor, Tensor, Tensor]:
     """Return a grid, and an input, a weight, and a gradient of the output in float32."""
-    grid = SharingGrid.peripheral(7, 3) if small else SharingGrid.peripheral(31)
-    shape = (2, 2, 4, 5) if small else (2, 8, 24, 24)
+    shape, *sizes = ((2, 2, 4, 5), 7, 3) if small else PLAIN_CASE
+    grid = SharingGrid.peripheral(*sizes)
     x, w, _, up = (tensor.to(device, torch.float32) for tensor in _random(shape, grid))
     return grid, x.requires_grad_(), w.requires_grad_(), up
 

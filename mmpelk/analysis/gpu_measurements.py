@@ -20,7 +20,7 @@ from mmpelk.ops import peripheral_conv2d
 from mmpelk.ops.backends import BACKENDS
 from mmpelk.utils.errors import first_line
 
-from . import gpu_checks, plain_networks
+from . import gpu_checks, gpu_compilation, plain_networks
 from .benchmark_report import PRECISIONS
 from .operator_benchmark import GPU_SHAPES, SWEEP, Shape, default_grid, operator_calls, operator_work
 from .timing import interleaved
@@ -36,7 +36,8 @@ MAPS_BYTES = {'16 MB': 2**24, '32 MB': 2**25, '64 MB': 2**26, 'unlimited': 2**62
 # The groups of tests/ops that run on a GPU, each in less than a few minutes.
 TEST_GROUPS = {
     'triton': ('tests/ops/backends/test_triton.py',),
-    'loops': ('-m', 'gpu', 'tests/ops', '-k', 'match_the_loops'),
+    'loops': ('-m', 'gpu', 'tests/ops', '-k', 'match_the_loops and not taps'),
+    'loops, taps': ('-m', 'gpu', 'tests/ops', '-k', 'match_the_loops and taps'),  # compiles about 100 kernels
     'large maps': ('-m', 'gpu', 'tests/ops', '-k', 'large_maps'),
     'others': ('-m', 'gpu', 'tests/ops', '-k', 'not match_the_loops and not large_maps'),
 }
@@ -84,8 +85,11 @@ def plan(device: str, scale: Scale) -> dict[str, dict[str, Callable[[], dict]]]:
         scale: How much to measure.
     """
     precisions = [name for name in ('bfloat16', 'float32', 'float16') if not scale.is_small or name == 'float32']
-    steps: dict[str, dict[str, Callable[[], dict]]] = {'checks': gpu_checks.checks(device, scale.is_small)}
     on_gpu, largest = torch.device(device).type == 'cuda', scale.shapes[0]
+    steps: dict[str, dict[str, Callable[[], dict]]] = {}
+    if on_gpu:
+        steps['compilation'] = {'kernels of the checks, the operator, and the networks': partial(compile_most, device, scale)}
+    steps['checks'] = gpu_checks.checks(device, scale.is_small)
 
     def operator_items(shapes: tuple, precisions: list[str]) -> dict[str, Callable[[], dict]]:
         return {
@@ -123,10 +127,10 @@ def plan(device: str, scale: Scale) -> dict[str, dict[str, Callable[[], dict]]]:
         for precision in precisions[:2]
         for name in (TRAINED[0], WIDE)
     }
-    if on_gpu:
-        steps['kernels'] = {'registers, spills, and shared memory': partial(kernel_resources, device)}
     if on_gpu and TESTS.is_dir():
         steps['tests'] = {name: partial(run_tests, arguments) for name, arguments in TEST_GROUPS.items()}
+    if on_gpu:
+        steps['sweep_compilation'] = {'kernels of the sweep': partial(compile_sweep, device, scale)}
     steps['sweep'] = {
         f'{precision}, {"forward and backward" if backward else "forward"}, K = {k}': partial(
             operator_times, (*largest[:3], k), backward, device, precision, scale
@@ -140,7 +144,27 @@ def plan(device: str, scale: Scale) -> dict[str, dict[str, Callable[[], dict]]]:
         for precision in precisions[:2]
         for name in TRAINED[:3]
     }
+    if on_gpu:  # last, because it needs no GPU: tools/triton_report.py can do the same elsewhere
+        steps['kernels'] = {'registers, spills, and shared memory': partial(kernel_resources, device)}
     return steps
+
+
+def compile_most(device: str, scale: Scale) -> dict[str, int]:
+    """Compile the kernels of the items before the sweep, except for the tests."""
+    dtypes, sizes = list(PRECISIONS.values()), {size for _, size in (*scale.inference, scale.training)}
+    variants = (
+        *gpu_compilation.check_variants(),
+        *gpu_compilation.operator_variants(scale.shapes, dtypes),
+        *gpu_compilation.network_variants(sizes, dtypes),
+    )
+    return gpu_compilation.compile_kernels(variants, gpu_compilation.current_target(device))
+
+
+def compile_sweep(device: str, scale: Scale) -> dict[str, int]:
+    """Compile the kernels of the sweep over kernel sizes."""
+    shapes = [(*scale.shapes[0][:3], k) for k in scale.sweep]
+    variants = gpu_compilation.operator_variants(shapes, list(PRECISIONS.values()))
+    return gpu_compilation.compile_kernels(variants, gpu_compilation.current_target(device))
 
 
 def kernel_resources(device: str) -> dict:
@@ -217,10 +241,11 @@ def inference_times(batch: int, size: int, device: str, precision: str, scale: S
 
         models = classifiers()
     else:
-        models = {
-            name: plain_networks.Classifier(plain_networks.plain_backbone(name, False, **dict(scale.network)))
-            for name in (*TRAINED, SLAK)
-        }
+        with torch.device(device):  # the initial values of large networks take seconds on a CPU
+            models = {
+                name: plain_networks.Classifier(plain_networks.plain_backbone(name, False, **dict(scale.network)))
+                for name in (*TRAINED, SLAK)
+            }
     models = {name: model.to(device, PRECISIONS[precision]).eval() for name, model in models.items()}
     calls = {name: torch.inference_mode()(partial(model, images)) for name, model in models.items()}
     times = interleaved(calls, device, scale.rounds, scale.budget)
@@ -306,7 +331,8 @@ def _training_step(name: str, batch: int, size: int, device: str, precision: str
         from .model_benchmarks import segmentors, training_step
 
         return training_step(segmentors()[name], batch, size, device, PRECISIONS[precision])
-    model = plain_networks.LightSegmentor(plain_networks.plain_backbone(name, True, **dict(scale.network))).to(device).train()
+    with torch.device(device):
+        model = plain_networks.LightSegmentor(plain_networks.plain_backbone(name, True, **dict(scale.network)))
     return _light_step(model, batch, size, device, PRECISIONS[precision])
 
 

@@ -156,10 +156,10 @@ def _run_process(folder: Path, device: str, steps: list[str], small: bool, deadl
     call = f'work({str(folder)!r}, {device!r}, {steps!r}, {small!r}, {deadline!r})'
     command = [sys.executable, '-c', f'from mmpelk.analysis.gpu_session import work; {call}']
     path = os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), os.environ.get('PYTHONPATH'))))
+    # The next process, and the next session, find the compiled kernels here.
+    environment = {'TRITON_CACHE_DIR': str((folder / 'triton').absolute()), **os.environ, 'PYTHONPATH': path}
     with open(folder / LOG, 'a') as log:
-        process = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, env={**os.environ, 'PYTHONPATH': path}
-        )
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, env=environment)
         try:
             return process.wait(max(1, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:

@@ -93,7 +93,7 @@ def _compile(name: str, dtype: torch.dtype, capability: int, block: tuple[int, .
             continue
         pointer = _pointer(argument, dtype)
         signature[argument] = f'*{pointer}' if pointer else 'i32'
-        if pointer or argument in ALIGNED:
+        if (pointer or argument in ALIGNED) and not kernel.params[index].do_not_specialize:
             attributes[index,] = [['tt.divisibility', 16]]
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
     compiled = triton.compile(source, target=GPUTarget('cuda', capability, 32), options=options)

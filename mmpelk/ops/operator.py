@@ -120,9 +120,10 @@ def _check_cells(input: Tensor, rows: Sequence[int], columns: Sequence[int]) -> 
             raise ValueError(f'cells must be positive, symmetric, and of an odd sum, got {list(cells)}')
 
 
-def _conv(
+def compute_conv(
     input: Tensor, weight: Tensor, bias: Tensor | None, rows: Sequence[int], columns: Sequence[int], passed: int, backend: str
 ) -> Tensor:
+    """Compute ``mmpelk::depthwise_conv2d`` on tensors of any device."""
     _check_conv(input, weight, bias, rows, columns, passed)
     (rows, top), (columns, left) = crop(rows, input.shape[2]), crop(columns, input.shape[3])
     weight = weight[..., top : top + len(rows), left : left + len(columns)]
@@ -141,7 +142,8 @@ def _fake_conv(input, weight, bias, rows, columns, passed, backend):
     return torch.empty_like(input, memory_format=memory_format(input))
 
 
-def _weight_grad(grad: Tensor, input: Tensor, rows: Sequence[int], columns: Sequence[int], backend: str) -> Tensor:
+def compute_weight_grad(grad: Tensor, input: Tensor, rows: Sequence[int], columns: Sequence[int], backend: str) -> Tensor:
+    """Compute ``mmpelk::depthwise_conv2d_weight_grad`` on tensors of any device."""
     _check_weight_grad(grad, input, rows, columns)
     (cut_rows, top), (cut_columns, left) = crop(rows, input.shape[2]), crop(columns, input.shape[3])
     chosen = choose_backend(backend, input, cut_rows, cut_columns, backward=True)
@@ -154,8 +156,8 @@ def _fake_weight_grad(grad, input, rows, columns, backend):
     return input.new_empty(input.shape[1], 1, len(rows), len(columns))
 
 
-implement_operator(CONV, _conv, _fake_conv)
-implement_operator(WEIGHT_GRAD, _weight_grad, _fake_weight_grad)
+implement_operator(CONV, compute_conv, _fake_conv)
+implement_operator(WEIGHT_GRAD, compute_weight_grad, _fake_weight_grad)
 
 
 def _save_conv(ctx, inputs, output):

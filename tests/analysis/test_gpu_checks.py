@@ -82,7 +82,8 @@ def test_planning_runs_no_kernel_and_is_the_same_wherever_triton_cannot_run(monk
     for backend in ('triton', 'taps', 'auto'):
         for what in ('CUDA graph, {}', 'derivatives, {}', 'deterministic algorithms, {}', 'torch.compile, {}, reduce-overhead'):
             assert what.format(backend) in steps['checks']
-    assert list(steps)[:2] == ['checks', 'operator']
+    assert list(steps)[:3] == ['compilation', 'checks', 'operator']
+    assert list(steps).index('sweep') == list(steps).index('sweep_compilation') + 1
     shape = (16, 46, 128, 51)
     assert list(steps['operator'])[:8] == [
         *(f'{dtype}, {what}, {shape}' for dtype in ('bfloat16', 'float32') for what in ('forward', 'forward and backward')),

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -182,6 +183,21 @@ def children_of(process):
         except OSError:  # it ended meanwhile
             continue
     return found
+
+
+def test_compiled_kernels_are_kept_in_the_folder(tmp_path, monkeypatch):
+    found = []
+
+    def start(command, *, env, **options):
+        found.append(env['TRITON_CACHE_DIR'])
+        return Mock(wait=lambda seconds: 0, poll=lambda: 0)
+
+    monkeypatch.setattr(gpu_session.subprocess, 'Popen', start)
+    monkeypatch.delenv('TRITON_CACHE_DIR', raising=False)
+    gpu_session._run_process(tmp_path, 'cpu', [], True, 0.0)
+    monkeypatch.setenv('TRITON_CACHE_DIR', 'chosen')
+    gpu_session._run_process(tmp_path, 'cpu', [], True, 0.0)
+    assert found == [str(tmp_path / 'triton'), 'chosen']
 
 
 def test_an_orphan_writes_nothing(tmp_path, monkeypatch):

@@ -92,7 +92,7 @@ def weight_grad(grad: Tensor, input: Tensor, rows: Sequence[int], columns: Seque
     x, up = _computed(input), _computed(grad)
     kh, kw = sum(rows), sum(columns)
     shape = _circle(x, rows, columns)
-    grad_kernel = x.new_empty(x.shape[1], 1, kh, kw)
+    grad_kernel = x.new_zeros(x.shape[1], 1, kh, kw)
     for channels in _chunks(x, shape):
         product = torch.fft.rfft2(up[:, channels], s=shape).conj_physical_() * torch.fft.rfft2(x[:, channels], s=shape)
         taps = torch.fft.irfft2(product.sum(0), s=shape).roll((kh // 2, kw // 2), (-2, -1))
@@ -117,8 +117,13 @@ def _kernel_spectrum(kernel: Tensor, shape: tuple[int, int]) -> Tensor:
 
 
 def _chunks(input: Tensor, shape: tuple[int, int]) -> list[slice]:
-    """Return slices of channels whose spectra need at most ``CACHE_BYTES`` on a CPU, or ``MAX_BYTES`` elsewhere."""
+    """Return slices of channels whose spectra need at most ``CACHE_BYTES`` on a CPU, or ``MAX_BYTES`` elsewhere.
+
+    An empty batch has none, because oneMKL raises an error for it.
+    """
     n, channels = input.shape[:2]
-    spectrum_bytes = max(1, n) * shape[0] * (shape[1] // 2 + 1) * 2 * input.element_size()
+    if n == 0:
+        return []
+    spectrum_bytes = n * shape[0] * (shape[1] // 2 + 1) * 2 * input.element_size()
     step = max(1, (CACHE_BYTES if input.device.type == 'cpu' else MAX_BYTES) // spectrum_bytes)
     return [slice(start, min(start + step, channels)) for start in range(0, channels, step)]

@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import torch
+from cases import assert_same_bits
 
 from mmpelk.ops import SharingGrid, available_backends, chosen_backends, describe_backends, peripheral_conv2d
 from mmpelk.ops import backends as package
@@ -60,3 +61,24 @@ def test_describe_backends_covers_every_backend():
     assert lines['dense'] == 'available'
     for name, line in lines.items():
         assert line.startswith('available' if name in available_backends() else 'unavailable: ')
+
+
+@pytest.mark.parametrize('device', ['cpu', *(['cuda'] if torch.cuda.is_available() else [])])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize('backend', ['auto', *BACKENDS])
+def test_an_empty_batch(backend, dtype, device, interpreted):
+    """The output is empty, and the derivatives by the weight and the bias are zeros, also under autocast and in the partial form."""
+    if backend not in ('auto', *available_backends(device, dtype)):
+        pytest.skip(describe_backends(device, dtype)[backend])
+    for autocast in (False, True):
+        x = torch.empty(0, 5, 6, 4, device=device, dtype=dtype, requires_grad=True)
+        w, bias = (torch.randn(shape, device=device).to(dtype).requires_grad_() for shape in ((3, 1, 5, 5), (3,)))
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=autocast):
+            output = peripheral_conv2d(x, w, SharingGrid.from_half([3, 1, 1]), bias=bias, backend=backend, partial=True)
+        assert output.shape == x.shape
+        assert output.dtype == (torch.bfloat16 if autocast and dtype != torch.float64 else dtype)
+        first = torch.autograd.grad(output.square().sum(), (x, w, bias), create_graph=True)
+        second = torch.autograd.grad(sum(grad.square().sum() for grad in first), (x, w, bias))
+        for grads in (first, second):
+            for grad, tensor in zip(grads, (x, w, bias), strict=True):
+                assert_same_bits([grad], [torch.zeros_like(tensor)])

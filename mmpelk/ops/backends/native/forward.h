@@ -112,28 +112,28 @@ struct TaskWeight {
     Vec* tails;  // (cell_rows, taps + 1): [.., i] is the sum of the taps from i on
 
     static int64_t bytes(const Plan& plan) {
-        const int64_t rows = plan.cell_rows;
-        return scratch_bytes<Vec>(rows * plan.cell_columns) + scratch_bytes<Vec>(rows * plan.taps) +
-               scratch_bytes<Vec>(rows * (plan.taps + 1));
+        const int64_t cell_rows = plan.cell_rows;
+        return scratch_bytes<Vec>(cell_rows * plan.cell_columns) + scratch_bytes<Vec>(cell_rows * plan.taps) +
+               scratch_bytes<Vec>(cell_rows * (plan.taps + 1));
     }
 
     TaskWeight(const Plan& plan, const Task& task, const float* weight, Arena& arena) {
-        const int rows = plan.cell_rows, columns = plan.cell_columns;
-        cells = arena.take<Vec>((int64_t)rows * columns);
-        taps = arena.take<Vec>((int64_t)rows * plan.taps);
-        tails = arena.take<Vec>((int64_t)rows * (plan.taps + 1));
-        const int64_t count = (int64_t)rows * columns;
+        const int cell_rows = plan.cell_rows, cell_columns = plan.cell_columns;
+        cells = arena.take<Vec>((int64_t)cell_rows * cell_columns);
+        taps = arena.take<Vec>((int64_t)cell_rows * plan.taps);
+        tails = arena.take<Vec>((int64_t)cell_rows * (plan.taps + 1));
+        const int64_t count = (int64_t)cell_rows * cell_columns;
         gather(weight + task.first_channel * count, count, 1, channel_count(plan, task), count, cells);
-        for (int a = 0; a < rows; a++) {
-            const Vec* w = cells + (int64_t)a * columns;
+        for (int a = 0; a < cell_rows; a++) {
+            const Vec* w = cells + (int64_t)a * cell_columns;
             Vec* row_taps = taps + (int64_t)a * plan.taps;
             Vec* row_tails = tails + (int64_t)a * (plan.taps + 1);
             if (plan.use_prefix_sums) {
                 row_taps[0] = -w[0];
-                for (int b = 1; b < columns; b++) row_taps[b] = w[b - 1] - w[b];
-                row_taps[columns] = w[columns - 1];
+                for (int b = 1; b < cell_columns; b++) row_taps[b] = w[b - 1] - w[b];
+                row_taps[cell_columns] = w[cell_columns - 1];
             } else {
-                std::memcpy(row_taps, w, columns * sizeof(Vec));
+                std::memcpy(row_taps, w, cell_columns * sizeof(Vec));
             }
             row_tails[plan.taps] = Vec{};
             for (int t = plan.taps; t-- > 0;) row_tails[t] = row_tails[t + 1] + row_taps[t];

@@ -90,7 +90,8 @@ def _taps(
     c, cells = weight.shape[0], row_cells(tuple(rows), x.device)
     weights = F.pad(weight[:, 0].float() * cells.sizes[:, None], (1, 1))
     steps = F.pad(weights.diff().permute(1, 2, 0), (0, padded(c) - c)).contiguous()
-    bias = steps if bias is None else bias.float().contiguous()  # without a bias, any pointer: nothing reads it
+    # Without a bias, any pointer: nothing reads it.
+    bias, biases = (steps, 0) if bias is None else (bias.float().contiguous(), c)
     step = images_at_once(x, len(cells.heights), cells.pad)
     for maps_of, result in zip(x.split(step), y.split(step), strict=True):
         images = len(result)
@@ -101,9 +102,9 @@ def _taps(
         with LOCK, on_device(x.device):
             maps = box_means(maps_of, cells.heights, cells.pad, channels_last=True)
             launch(
-                _kernel, blocks(w), tune, grid, maps, steps, bias, result, cells.kinds, cells.shifts, images, c, h, w,
-                len(rows), maps.shape[2], maps.shape[4], result.stride(0), result.stride(2), result.stride(3),
-                size_class(images * h * w, w, sum(columns)), EDGES=(0, *accumulate(columns)), HAS_BIAS=bias is not steps,
+                _kernel, blocks(w), tune, grid, maps, steps, bias, result, cells.kinds, cells.shifts, biases,
+                images, c, h, w, len(rows), maps.shape[2], maps.shape[4], result.stride(0), result.stride(2), result.stride(3),
+                size_class(images * h * w, w, sum(columns)), EDGES=(0, *accumulate(columns)),
             )  # fmt: skip
 
 

@@ -10,12 +10,19 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+# A thread loads and stores single numbers, so nothing would be gained from knowing what is a multiple of 16. As nothing is specialized
+# but the constants, a kernel is compiled once for each type, grid, and block.
+ARGUMENTS = [
+    'maps', 'steps', 'bias', 'y', 'kind_of', 'shift_of', 'biases', 'images', 'channels', 'height', 'width', 'row_cells', 'rows',
+    'pitch', 'stride_n', 'stride_h', 'stride_w', 'size_class',
+]  # fmt: skip
 
-@triton.jit(do_not_specialize=['images', 'channels', 'height', 'width', 'row_cells', 'rows', 'size_class'])
+
+@triton.jit(do_not_specialize=ARGUMENTS)
 def taps(
-    maps, steps, bias, y, kind_of, shift_of, images, channels, height, width, row_cells, rows, pitch, stride_n, stride_h, stride_w,
-    size_class,
-    EDGES: tl.constexpr, HAS_BIAS: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr, COLUMNS: tl.constexpr,
+    maps, steps, bias, y, kind_of, shift_of, biases, images, channels, height, width, row_cells, rows, pitch, stride_n, stride_h,
+    stride_w, size_class,
+    EDGES: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Compute the output of the convolution.
 
@@ -25,7 +32,7 @@ def taps(
         maps: (kinds, images, rows, width, pitch), from ``box_means``. The last dimension has the channels.
         steps: (row_cells, borders, pitch), float32. At each border, the weight of the cell after it minus that of the cell before it,
             both multiplied by the height of the cell.
-        bias: (channels,), float32.
+        bias: (biases,), float32. ``biases`` is ``channels``, or 0 without a bias.
         y: (images, channels, height, width), with a stride of 1 along the channels.
         kind_of, shift_of: (row_cells,), int32. See ``kernels.correlate``.
         size_class: A key for the autotuner's cache. The kernel does not use it.
@@ -59,9 +66,7 @@ def taps(
                 if column + 1 - EDGES[edge] >= 0 and column + 1 - EDGES[edge] < COLUMNS:
                     added = total[column + 1 - EDGES[edge]] - step[edge] * prefix
                     total = total[: column + 1 - EDGES[edge]] + (added,) + total[column + 2 - EDGES[edge] :]
-    offset = tl.zeros((1, CHANNELS), tl.float32)
-    if HAS_BIAS:
-        offset += tl.load(bias + channel, mask=used, other=0.0)[None, :]
+    offset = tl.load(bias + channel, mask=channel < biases, other=0.0)[None, :]
     results = y + (image.to(tl.int64) * stride_n + line * stride_h + first * stride_w)[:, None] + channel[None, :]
     for column in tl.static_range(COLUMNS):
         mask = (valid & (first + column < width))[:, None] & used[None, :]
