@@ -8,7 +8,7 @@ from setuptools.command.build_py import build_py
 from setuptools.errors import CCompilerError
 
 HERE = Path(__file__).parent
-VERSION = next(line.split("'")[1] for line in (HERE / 'mmpelk/__init__.py').read_text().splitlines() if '__version__' in line)
+VERSION = next(line.split("'")[1] for line in (HERE / 'mmpelk/version.py').read_text().splitlines() if '__version__' in line)
 
 # Choose one of the two OpenMMLab distributions. Both install the same modules, so never install both. The lower bounds are tested.
 COMMON = ['safetensors>=0.4', 'torchvision>=0.16']  # mmpretrain imports torchvision

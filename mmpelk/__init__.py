@@ -6,7 +6,9 @@ read mmengine's own types, which are needed to resume training. It changes nothi
 
 from importlib.util import find_spec
 
-__version__ = '0.1.0'
+from .version import __version__
+
+__all__ = ['__version__']
 
 if find_spec('mmengine') and find_spec('mmcv'):
     from .checkpoints import AtomicCheckpointHook, allow_mmengine_types
@@ -15,6 +17,4 @@ if find_spec('mmengine') and find_spec('mmcv'):
     from .sparsity import DynamicSparsityHook, FixedSparsityHook
 
     allow_mmengine_types()
-    __all__ = ['AtomicCheckpointHook', 'CheckSegMap', 'DynamicSparsityHook', 'FixedSparsityHook', 'PeLK']
-else:
-    __all__ = []
+    __all__ += ['AtomicCheckpointHook', 'CheckSegMap', 'DynamicSparsityHook', 'FixedSparsityHook', 'PeLK']

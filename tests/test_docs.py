@@ -338,6 +338,6 @@ def test_citation():
     """The software and the paper that CITATION.cff and the README name are the same."""
     citation = yaml.safe_load((ROOT / 'CITATION.cff').read_text())
     paper, readme = citation['preferred-citation'], README.read_text()
-    assert citation['version'] == re.search(r"__version__ = '(.*)'", (ROOT / 'mmpelk/__init__.py').read_text())[1]
+    assert citation['version'] == re.search(r"__version__ = '(.*)'", (ROOT / 'mmpelk/version.py').read_text())[1]
     assert f'{{{paper["title"]}}}' in readme
     assert ' and '.join(f'{name["family-names"]}, {name["given-names"]}' for name in paper['authors']) in readme

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-import mmpelk
 from mmpelk.utils.errors import InputError, first_line
+from mmpelk.version import __version__
 
 from .exporting import Exportable, task
 from .folding import relative_difference
@@ -35,7 +35,7 @@ def metadata(module: Exportable, batch: int, size: Sequence[int], dynamic: bool)
         activation='sigmoid' if independent else 'softmax',
         classes=list(meta['classes']),
         palette=np.asarray(meta['palette']).tolist(),
-        mmpelk=mmpelk.__version__,
+        mmpelk=__version__,
     )
     return {key: json.dumps(value) for key, value in values.items()}
 

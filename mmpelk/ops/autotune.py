@@ -18,9 +18,9 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from mmpelk import __version__
 from mmpelk.utils.errors import InputError, first_line
 from mmpelk.utils.files import write_atomically
+from mmpelk.version import __version__
 
 FILE = 'MMPELK_AUTOTUNE_FILE'
 # Training on images of many sizes must not time the backends again and again. After this many classes of sizes for one kernel, the
