@@ -210,7 +210,7 @@ def check_deterministic(device: str, backend: str, small: bool) -> dict[str, flo
 
 @contextmanager
 def deterministic_algorithms() -> Iterator[None]:
-    """Turn torch's deterministic algorithms on, and restore the setting afterwards."""
+    """Turn torch's deterministic algorithms on, and restore the setting afterward."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True)
     try:
@@ -321,7 +321,7 @@ def _compare(values: Sequence[Tensor], expected: Sequence[Tensor], limit: float,
 
 
 def _random(shape: tuple[int, int, int, int], grid: SharingGrid) -> list[Tensor]:
-    """Return an input, a weight, a bias, and a gradient of the output, float64. The weights have a mean other than zero."""
+    """Return an input, a weight, a bias, and a gradient of the output, float64. The weights have a nonzero mean."""
     generator = torch.Generator().manual_seed(0)
     sizes = shape, (shape[1], 1, grid.weight_size, grid.weight_size), shape[1:2], shape
     x, w, bias, up = (torch.randn(size, generator=generator, dtype=torch.float64) for size in sizes)

@@ -168,7 +168,7 @@ def compile_sweep(device: str, scale: Scale) -> dict[str, int]:
 
 
 def kernel_resources(device: str) -> dict:
-    """Report the resources of every Triton kernel variant for the GPU at hand."""
+    """Report the resources of every Triton kernel variant for this GPU."""
     return dict(variants=compile_variants([10 * major + minor for major, minor in [torch.cuda.get_device_capability(device)]]))
 
 
@@ -208,7 +208,7 @@ def _with_parts(size: int, call: Callable[[], object]) -> None:
 
 @contextmanager
 def parts_of(size: int) -> Iterator[None]:
-    """Set the largest size of the maps of means in bytes, and restore it afterwards."""
+    """Set the largest size of the maps of means in bytes, and restore it afterward."""
     modules = [BACKENDS[name] for name in gpu_checks.TRITON_BACKENDS]
     before = [module.MAPS_BYTES for module in modules]
     try:

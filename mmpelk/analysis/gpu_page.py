@@ -27,7 +27,7 @@ SENTENCES = {
     'docs/operator.md': {'kernels': '[measured on a GPU](benchmarks/gpu.md)', 'speed': 'are measured separately'},
     'docs/reproducing.md': {'throughput': 'The throughput on a GPU is [measured separately](benchmarks/gpu.md).'},
 }
-LARGEST = (16, 46, 128, 51)
+TARGET_SHAPE = (16, 46, 128, 51)
 OURS = 'auto'
 # How the checks name the error that they found.
 ERRORS = ('largest_error', 'difference', 'channels_last_difference', 'difference_from_float32')
@@ -113,9 +113,9 @@ def _target_rows(steps: dict) -> Iterator[str]:
 def _targets(steps: dict) -> Iterator[tuple[str, float | None, float, bool]]:
     """Yield a text, the measured value, the limit, and whether the limit is the least value."""
     for precision in ('float32', 'bfloat16'):
-        row = _done(steps, 'operator').get(f'{precision}, forward, {LARGEST}')
-        yield f"speed over cuDNN's 51x51 at {LARGEST[:3]}, {precision}: at least 10", _ratio(row, 'F.conv2d', OURS), 10, True
-        yield f'time over a copy of the map at {LARGEST[:3]}, {precision}: at most 3', _ratio(row, OURS, 'copy'), 3, False
+        row = _done(steps, 'operator').get(f'{precision}, forward, {TARGET_SHAPE}')
+        yield f"speed over cuDNN's 51x51 at {TARGET_SHAPE[:3]}, {precision}: at least 10", _ratio(row, 'F.conv2d', OURS), 10, True
+        yield f'time over a copy of the map at {TARGET_SHAPE[:3]}, {precision}: at most 3', _ratio(row, OURS, 'copy'), 3, False
         inference = next((item for name, item in _done(steps, 'inference').items() if name.startswith(precision)), None)
         yield f'inference speed of PeLK-T over {WIDE}, {precision}: at least 1', _ratio(inference, WIDE, 'PeLK-T'), 1, True
         yield (

@@ -32,7 +32,7 @@ from .timing import machine
 
 RESULTS, LOG = 'results.json', 'log.txt'
 # An item is not started unless this many seconds are left.
-LEAST = 20
+MIN_SECONDS = 20
 # The exit code after an error that leaves the GPU unusable for the process.
 UNUSABLE = 3
 
@@ -97,7 +97,7 @@ def run_session(
     }
     _write(folder, results)
     names = list(steps or todo)
-    while _missing(results, todo, names) and deadline - time.monotonic() > LEAST:
+    while _missing(results, todo, names) and deadline - time.monotonic() > MIN_SECONDS:
         with _ending_on_sigterm():
             code = _run_process(folder, device, names, small, deadline)
         results = read_results(folder)
@@ -183,7 +183,7 @@ def work(folder: str, device: str, steps: list[str], small: bool, deadline: floa
     results, todo = read_results(path), plan(device, SMALL if small else Scale())
     for step in steps:
         for name, measure in todo[step].items():
-            if name in results['steps'].get(step, {}) or deadline - time.monotonic() < LEAST:
+            if name in results['steps'].get(step, {}) or deadline - time.monotonic() < MIN_SECONDS:
                 continue
             started = time.monotonic()
             results.update(running=[step, name], started=started)

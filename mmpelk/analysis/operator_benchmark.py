@@ -117,11 +117,11 @@ def operator_calls(
 
     def case(channels: int, kernels: list[tuple[int, int]], run: Callable, last: bool = False) -> Callable[[], object]:
         layout = torch.channels_last if last else torch.contiguous_format
-        generator = torch.Generator().manual_seed(0)
-        x, up = (torch.randn(n, channels, size, size, generator=generator) for _ in range(2))
-        weights = [torch.randn(channels, 1, *kernel, generator=generator).to(device, dtype) for kernel in kernels]
+        generator = torch.Generator(device).manual_seed(0)
+        x, up = (torch.randn(n, channels, size, size, device=device, generator=generator) for _ in range(2))
+        weights = [torch.randn(channels, 1, *kernel, device=device, generator=generator).to(dtype) for kernel in kernels]
         copies = copies_beyond_cache(x.numel() * dtype.itemsize, device)
-        maps = cycle([[t.to(device, dtype, memory_format=layout, copy=True) for t in (x, up)] for _ in range(copies)])
+        maps = cycle([[t.to(dtype, memory_format=layout, copy=True) for t in (x, up)] for _ in range(copies)])
 
         def forward() -> object:
             return run(next(maps)[0], *weights)

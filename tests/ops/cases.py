@@ -35,7 +35,7 @@ def check_against_loops(half, size, dtype, backend, tolerance, device='cpu', bat
     grid = SharingGrid.from_half(half)
     per_channel = rng.random() < 0.5
     x, up = rng.normal(size=(2, n, c, *size))
-    # The values have means other than zero, so that an operator that returns zeros, or omits h or the bias, fails.
+    # The values have nonzero means, so that an operator that returns zeros, or omits h or the bias, fails.
     w = 0.5 + rng.normal(size=(c, grid.weight_size, grid.weight_size))
     h = 0.5 + rng.normal(size=(c if per_channel else 1, grid.kernel_size, grid.kernel_size))
     bias = 1 + rng.normal(size=c)
