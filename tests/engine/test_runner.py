@@ -1,6 +1,5 @@
 """The Runner: how it is built, and what it rejects."""
 
-
 import pytest
 import tiny_runner
 import torch
