@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from mmengine.config import Config, ConfigDict
 from mmengine.evaluator import DumpResults
 from mmengine.runner import Runner
@@ -40,13 +42,13 @@ def test(
     if show_dir:
         _draw_into(cfg, show_dir)
     if out:
-        _write_predictions(cfg, out)
+        _set_output(cfg, out)
 
     check_data(cfg, ('test',))
     runner = build_runner(cfg)
     check_checkpoint(checkpoint, runner.model)
     if out:
-        _dump_predictions(runner, out)
+        _prepare_output(runner, out)
     return runner.test()
 
 
@@ -73,7 +75,7 @@ def _draw_into(cfg: Config, folder: str) -> None:
         cfg.visualizer.save_dir = folder
 
 
-def _write_predictions(cfg: Config, path: str) -> None:
+def _set_output(cfg: Config, path: str) -> None:
     """Set mmseg's option for writing predictions. For the other frameworks, check the name of the file."""
     if cfg.default_scope == 'mmseg':
         metrics = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
@@ -82,11 +84,16 @@ def _write_predictions(cfg: Config, path: str) -> None:
         raise InputError(f'--out must be a .pkl file for {cfg.default_scope}, got {path}')
 
 
-def _dump_predictions(runner: Runner, path: str) -> None:
-    """Add the metric that writes the predictions of mmdet or mmpretrain."""
+def _prepare_output(runner: Runner, path: str) -> None:
+    """Add the metric that writes the predictions of mmdet or mmpretrain, or create mmseg's folder.
+
+    mmseg creates the folder in the first process only, and the other processes do not wait for it.
+    """
     if runner.cfg.default_scope == 'mmdet':
         from mmdet.evaluation import DumpDetResults
 
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=path))
     elif runner.cfg.default_scope == 'mmpretrain':
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=path))
+    else:
+        Path(path).mkdir(parents=True, exist_ok=True)

@@ -128,8 +128,6 @@ def test_two_processes_train_and_test_as_one(task, digit_scenes, tmp_path):
         losses[processes] = [json.loads(line)['loss'] for line in lines][::passes]  # the losses of rank 0's images
         weights[processes] = read_checkpoint(work_dir / f'iter_{STEPS * passes}.pth')['state_dict']
         out = tmp_path / (f'predicted{processes}' + ('.pkl' if task == 'detection' else ''))
-        if task == 'segmentation':
-            out.mkdir()  # mmseg makes the folder in the first process alone, and the second does not wait for it
         options = ['--work-dir', 'tested', '--out', out]
         output = launch('dist_test.sh', config, tmp_path / f'work1/iter_{2 * STEPS}.pth', processes, *options, cwd=tmp_path)
         metrics[processes], predicted[processes] = re.findall(metric, output), predictions(out)
