@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from multiprocessing import forkserver
 from pathlib import Path
 
-# The server imports the module `preloaded` next to this file.
+# The server imports the module `imports_before_fork` next to this file.
 CONTEXT = multiprocessing.get_context('forkserver')
-CONTEXT.set_forkserver_preload(['preloaded'])
+CONTEXT.set_forkserver_preload(['imports_before_fork'])
 
 
 def start_server(env: Mapping[str, str]) -> None:

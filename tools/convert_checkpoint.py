@@ -9,14 +9,9 @@ from __future__ import annotations
 
 import argparse
 
-from mmengine.registry import MODELS, init_default_scope
-
-from mmpelk.analysis.resizing_effect import measure_feature_change
-from mmpelk.checkpoints import read_checkpoint, write_checkpoint
-from mmpelk.checkpoints.foreign_names import convert, format_table, source_weights
+from mmpelk.checkpoints.converting import convert_checkpoint
 from mmpelk.engine.command_line import add_cfg_options, check_outputs, run_tool
 from mmpelk.engine.config import read_config
-from mmpelk.utils.errors import InputError, build_errors
 
 
 def main() -> None:
@@ -43,23 +38,7 @@ def main() -> None:
     args = parser.parse_args()
     check_outputs([args.out], [args.config, args.source])
     cfg = read_config(args.config, args.cfg_options)
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    checkpoint = read_checkpoint(args.source)
-    if args.ema and 'model_ema' not in checkpoint:
-        raise InputError(f"checkpoint {args.source} has no 'model_ema'; its keys are {', '.join(list(checkpoint)[:8])}")
-    with build_errors():
-        model = MODELS.build(cfg.model)
-    conversion = convert(source_weights(checkpoint, args.ema), model)
-    print(format_table(conversion.rows()))
-    conversion.check(args.source, args.allow_missing, args.allow_unused)
-    in_backbone = {
-        name.removeprefix('backbone.'): value for name, value in conversion.weights.items() if name.startswith('backbone.')
-    }
-    change = measure_feature_change(model.backbone, in_backbone)
-    if change is not None:
-        print(change)
-    write_checkpoint(dict(state_dict=conversion.weights, meta=dict(converted_from=str(args.source))), args.out)
-    print(f'{len(conversion.weights)} tensors, {len(in_backbone)} of them in the backbone, written to {args.out}')
+    convert_checkpoint(cfg, args.source, args.out, args.ema, args.allow_missing, args.allow_unused)
 
 
 if __name__ == '__main__':

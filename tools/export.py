@@ -8,21 +8,12 @@ tools/onnx_demo.py reads.
 from __future__ import annotations
 
 import argparse
-import copy
-import io
 from pathlib import Path
 
-import torch
-
-from mmpelk.apis import load_model
-from mmpelk.deployment import Exportable, check_onnx, export, fold, metadata, to_onnx
-from mmpelk.deployment.example_images import crop_size, random_images, read_tensor
-from mmpelk.deployment.exporting import PARTS, check_size, task
+from mmpelk.deployment import export_checkpoint
+from mmpelk.deployment.exporting import PARTS
 from mmpelk.engine.command_line import add_cfg_options, run_tool
 from mmpelk.engine.config import read_config
-from mmpelk.models.backbones import large_kernel_backbones
-from mmpelk.utils.errors import InputError
-from mmpelk.utils.files import write_atomically
 
 
 def main() -> None:
@@ -37,32 +28,8 @@ def main() -> None:
     parser.add_argument('--images', nargs='+', default=[], help='images for the comparison with torch; default: random values')
     add_cfg_options(parser)
     args = parser.parse_args()
-    if args.out.suffix not in ('.onnx', '.pt2'):
-        raise InputError(f'the file to write must end in .onnx or .pt2, got {args.out}')
     cfg = read_config(args.config, args.cfg_options)
-    size = args.size or crop_size(cfg)
-    check_size(args.batch, size, args.dynamic)
-    model = load_model(cfg, args.checkpoint, 'cpu')
-    part = args.part or ('neck' if task(model) == 'detection' else 'model')
-    trained = Exportable(model, part).eval()
-    module = copy.deepcopy(trained)
-    batches = [read_tensor(image, size) for image in args.images] or [random_images(size)]
-    if large_kernel_backbones(module) and cfg.model.backbone.get('deploy') != 'plain':
-        print(f'folded: features differ by {fold(module):.1e}', flush=True)
-    program = export(module, args.batch, size, args.dynamic)
-    print(f'traced: {sum(node.op == "call_function" for node in program.graph.nodes)} operators', flush=True)
-    if args.out.suffix == '.pt2':
-        buffer = io.BytesIO()
-        torch.export.save(program, buffer)
-        write_atomically(buffer.getvalue(), args.out)
-    else:
-        content = to_onnx(program, metadata(module, args.batch, size, args.dynamic))
-        difference, agreement = check_onnx(content, trained, [images.expand(args.batch, -1, -1, -1) for images in batches])
-        compared = f'{len(args.images)} images' if args.images else 'random images; use --images for real ones'
-        maxima = f', {agreement:.2%} of the predictions agree' if part == 'model' else ''
-        print(f'onnxruntime against torch on {compared}: relative difference {difference:.1e}{maxima}')
-        write_atomically(content, args.out)
-    print(f'{args.out}: {args.out.stat().st_size / 2**20:.1f} MiB')
+    export_checkpoint(cfg, args.checkpoint, args.out, args.part, args.size, args.batch, args.dynamic, args.images)
 
 
 if __name__ == '__main__':

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from mmpelk.analysis.gpu_page import update_documents, write_page
+from mmpelk.analysis.gpu_page import failures, update_documents, write_page
 from mmpelk.analysis.gpu_session import read_results, run_session
 from mmpelk.utils.errors import InputError, one_line_errors
 
@@ -50,12 +50,7 @@ def main() -> None:
     missing = run_session(args.out, args.device, args.minutes, args.steps, args.small, args.retry)
     results = read_results(args.out)
     print(write_page(results, args.out))
-    failed = [
-        f'{step}: {name}: {item["error"]}'
-        for step, items in results['steps'].items()
-        for name, item in items.items()
-        if 'error' in item
-    ]
+    failed = failures(results)
     for title, items in (('failed', failed), ('missing; run the same command again', missing)):
         if items:
             print(f'\n{len(items)} {title}:\n' + '\n'.join(items[:20]))

@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import mmcv
-
 from mmpelk.apis import init_model, predictions
-from mmpelk.apis.drawing import grid_of
+from mmpelk.apis.drawing import draw_sheet
 from mmpelk.apis.images import find_sources
 from mmpelk.engine.command_line import add_cfg_options, run_tool
 from mmpelk.engine.config import read_config
@@ -32,8 +30,7 @@ def main() -> None:
         raise InputError('the sheet would overwrite the picture of the input named grid; rename the input or leave out --grid')
     count = sum(1 for _ in predictions(model, sources, args.out_dir))
     if args.grid and names:
-        pictures = [mmcv.imread(str(args.out_dir / name)) for name in names]
-        mmcv.imwrite(grid_of(pictures), str(args.out_dir / 'grid.png'))
+        draw_sheet([args.out_dir / name for name in names], args.out_dir / 'grid.png')
     print(f'\n{count} predictions in {args.out_dir}')
 
 

@@ -6,7 +6,7 @@ import argparse
 
 from mmpelk.datasets import make_digit_scenes
 from mmpelk.engine.command_line import run_tool
-from mmpelk.utils.errors import InputError
+from mmpelk.utils.errors import argument_errors
 
 
 def main() -> None:
@@ -17,10 +17,8 @@ def main() -> None:
     parser.add_argument('--size', type=int, default=128, help='height and width of the scenes; default: %(default)s')
     parser.add_argument('--seed', type=int, default=0, help='random seed, from 0 to 2**32 - 1; default: %(default)s')
     args = parser.parse_args()
-    try:
+    with argument_errors():
         root = make_digit_scenes(args.root, args.num_training, args.num_validation, args.size, args.seed)
-    except (ValueError, FileExistsError) as error:
-        raise InputError(str(error)) from error
     print(f'digit scenes: {args.num_training} training, {args.num_validation} validation, in {root}')
 
 

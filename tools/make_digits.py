@@ -6,7 +6,7 @@ import argparse
 
 from mmpelk.datasets import make_digits
 from mmpelk.engine.command_line import run_tool
-from mmpelk.utils.errors import InputError
+from mmpelk.utils.errors import argument_errors
 
 
 def main() -> None:
@@ -16,10 +16,8 @@ def main() -> None:
     parser.add_argument('--copies', type=int, default=2, help='number of images of each training digit; default: %(default)s')
     parser.add_argument('--seed', type=int, default=0, help='random seed, from 0 to 2**32 - 1; default: %(default)s')
     args = parser.parse_args()
-    try:
+    with argument_errors():
         root = make_digits(args.root, args.size, args.copies, args.seed)
-    except (ValueError, FileExistsError) as error:
-        raise InputError(str(error)) from error
     print(f'digits in {root}')
 
 

@@ -6,7 +6,7 @@ import argparse
 
 from mmpelk.datasets import make_keyed_rows
 from mmpelk.engine.command_line import run_tool
-from mmpelk.utils.errors import InputError
+from mmpelk.utils.errors import argument_errors
 
 
 def main() -> None:
@@ -19,10 +19,8 @@ def main() -> None:
     parser.add_argument('--jitter', type=int, default=2, help='maximum vertical offset of glyphs in pixels; default: %(default)s')
     parser.add_argument('--seed', type=int, default=0, help='random seed; default: %(default)s')
     args = parser.parse_args()
-    try:
+    with argument_errors():
         root = make_keyed_rows(args.root, args.num_training, args.num_validation, args.size, args.rows, args.jitter, args.seed)
-    except (ValueError, FileExistsError) as error:
-        raise InputError(str(error)) from error
     print(f'keyed rows: {args.num_training} training, {args.num_validation} validation, in {root}')
 
 

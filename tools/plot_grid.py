@@ -7,7 +7,7 @@ import argparse
 from mmpelk.analysis.plots import draw_grids
 from mmpelk.engine.command_line import run_tool
 from mmpelk.ops import SharingGrid
-from mmpelk.utils.errors import InputError
+from mmpelk.utils.errors import InputError, argument_errors
 
 
 def main() -> None:
@@ -20,10 +20,8 @@ def main() -> None:
         raise InputError(
             f'--kernels and --centers must have the same number of values, got {len(args.kernels)} and {len(args.centers)}'
         )
-    try:
+    with argument_errors():
         grids = [SharingGrid.peripheral(kernel, center) for kernel, center in zip(args.kernels, args.centers, strict=True)]
-    except ValueError as error:
-        raise InputError(str(error)) from error
     draw_grids(grids, args.out)
     print(f'{len(grids)} grids in {args.out}')
 

@@ -1,7 +1,7 @@
 # A small PeLK with 51-49-47-13 kernels on keyed rows. SegFormer's head has only 1x1 convolutions and no global pooling, so only the
 # backbone's kernels enlarge the receptive field. `make demo-reach` compares the model with one that has 7x7 kernels.
 _base_ = ['../_base_/datasets/keyed_rows.py', '../_base_/mmseg_runtime.py']
-custom_imports = dict(imports=['mmpelk', 'mmpelk.datasets.keyed_rows_dataset'])
+custom_imports = dict(imports=['mmpelk', 'mmpelk.datasets.keyed_rows_dataset', 'mmpelk.datasets.keyed_rows_metric'])
 channels = [32, 48, 64, 96]
 model = dict(
     type='EncoderDecoder',

@@ -24,16 +24,16 @@ CASES = (
     ((1, 2, 9, 20), 31, 31),
 )  # fmt: skip
 SMALL_CASES = (((2, 3, 5, 6), 7, 3),)
-# Of the checks of layouts, the same and the number of channels that are convolved.
+# The case of the layout checks: (N, C, H, W), K, center size, and the number of channels that are convolved.
 LAYOUT_CASE, SMALL_LAYOUT_CASE = ((2, 20, 15, 9), 13, 5, 12), ((2, 5, 4, 6), 7, 3, 3)
-# Of all other checks, (N, C, H, W) and K.
+# The case of all other checks: (N, C, H, W) and K.
 PLAIN_CASE = ((2, 8, 24, 24), 31)
 # The largest error relative to the largest value. dense in half types is torch's own convolution and is not checked.
-LIMITS = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 3e-3, torch.float64: 1e-10}
+MAX_ERRORS = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 3e-3, torch.float64: 1e-10}
 # Derivatives of second order multiply the rounding errors of several convolutions.
-DERIVATIVE_LIMIT = 1e-4
-# Of a whole backbone in bfloat16.
-AUTOCAST_LIMIT = 0.1
+MAX_DERIVATIVE_ERROR = 1e-4
+# The largest error of a whole backbone in bfloat16.
+MAX_AUTOCAST_ERROR = 0.1
 TRITON_BACKENDS = ('triton', 'taps')
 # cuDNN would otherwise round float32 to tf32.
 without_tf32 = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
@@ -62,7 +62,7 @@ def checks(device: str, small: bool = False) -> dict[str, Callable[[], dict]]:
         small: Whether to use tiny maps and networks, on which a test of the checks is fast.
     """
     found: dict[str, Callable[[], dict]] = {'available backends': partial(check_available, device)}
-    for dtype in LIMITS:
+    for dtype in MAX_ERRORS:
         for backend in expected_backends(device, dtype):
             if backend == 'dense' and dtype.itemsize == 2:
                 continue
@@ -98,10 +98,10 @@ def accepted_cases(backend: str, cases: Sequence[tuple]) -> tuple[tuple, ...]:
 
 def check_available(device: str) -> dict[str, dict]:
     """Report every backend for every type, and fail if one that should run cannot."""
-    for dtype in LIMITS:
+    for dtype in MAX_ERRORS:
         for backend, reason in lacking_backends(device, dtype).items():
             raise CheckFailed(f'{backend} with {dtype} is {reason}')
-    return dict(backends={str(dtype).removeprefix('torch.'): describe_backends(device, dtype) for dtype in LIMITS})
+    return dict(backends={str(dtype).removeprefix('torch.'): describe_backends(device, dtype) for dtype in MAX_ERRORS})
 
 
 def lacking_backends(device: str, dtype: torch.dtype) -> dict[str, str]:
@@ -112,8 +112,8 @@ def lacking_backends(device: str, dtype: torch.dtype) -> dict[str, str]:
 
 @without_tf32
 def check_against_float64(device: str, backend: str, dtype: torch.dtype, cases: Sequence[tuple]) -> dict[str, float]:
-    """Compare the output and the gradients by input, weight, and bias with torch's convolution in float64 on the CPU."""
-    errors, limit = {}, (10 if backend == 'dense' else 1) * LIMITS[dtype]  # torch's convolution adds in any order
+    """Compare the output and all gradients with torch's convolution in float64 on the CPU."""
+    errors, limit = {}, (10 if backend == 'dense' else 1) * MAX_ERRORS[dtype]  # torch's convolution adds in any order
     for shape, kernel_size, center in cases:
         rounded, expected = _reference_results(shape, kernel_size, center, dtype.itemsize == 2)
         *ours, up = (tensor.to(device, dtype, copy=True) for tensor in rounded)
@@ -165,11 +165,11 @@ def check_layouts_and_bits(device: str, backend: str, dtype: torch.dtype, small:
     if not last[0].is_contiguous(memory_format=torch.channels_last):
         raise CheckFailed('the output of a channels_last map is not channels_last')
     difference = _largest(_relative(b, a.double().cpu()) for a, b in zip(first, last, strict=True))
-    if not difference < LIMITS[dtype]:
+    if not difference < MAX_ERRORS[dtype]:
         raise CheckFailed(f'channels_last differs by {difference:.2g}')
     if backend not in ('fft', 'dense') and not all(torch.equal(a, b) for a, b in zip(first, again, strict=True)):
         raise CheckFailed('two calls gave different bits')
-    return dict(channels_last_difference=difference, limit=LIMITS[dtype])
+    return dict(channels_last_difference=difference, limit=MAX_ERRORS[dtype])
 
 
 @without_tf32
@@ -191,9 +191,9 @@ def check_autocast(device: str, small: bool) -> dict[str, float]:
     difference = _largest(
         _relative(output, reference.double().cpu()) for output, reference in zip(outputs, expected, strict=True)
     )
-    if not difference < AUTOCAST_LIMIT:
+    if not difference < MAX_AUTOCAST_ERROR:
         raise CheckFailed(f'the outputs differ by {difference:.2g} from those in float32')
-    return dict(difference_from_float32=difference, limit=AUTOCAST_LIMIT)
+    return dict(difference_from_float32=difference, limit=MAX_AUTOCAST_ERROR)
 
 
 @without_tf32
@@ -205,7 +205,7 @@ def check_deterministic(device: str, backend: str, small: bool) -> dict[str, flo
         first, again = (_with_gradients(x, w, up, grid, backend) for _ in range(2))
     if not all(torch.equal(a, b) for a, b in zip(first, again, strict=True)):
         raise CheckFailed('two calls gave different bits')
-    return _compare(first, expected, LIMITS[torch.float32], 'a plain call')
+    return _compare(first, expected, MAX_ERRORS[torch.float32], 'a plain call')
 
 
 @contextmanager
@@ -225,7 +225,7 @@ def check_derivatives(device: str, backend: str, small: bool) -> dict[str, float
     grid, x, w, _ = _case(device, small)
     ours = _derivatives(x, w, grid, backend)
     expected = _derivatives(x.detach().cpu().double(), w.detach().cpu().double(), grid, 'dense')
-    return _compare(ours, expected, DERIVATIVE_LIMIT, "'dense' in float64")
+    return _compare(ours, expected, MAX_DERIVATIVE_ERROR, "'dense' in float64")
 
 
 def _derivatives(x: Tensor, w: Tensor, grid: SharingGrid, backend: str) -> list[Tensor]:
@@ -254,7 +254,7 @@ def check_cuda_graph(device: str, backend: str) -> dict[str, float]:
         x.copy_(x.flip(0))
     graph.replay()
     torch.cuda.synchronize(device)
-    return _compare(captured, _with_gradients(x, w, up, grid, backend), LIMITS[torch.float32], 'a plain call')
+    return _compare(captured, _with_gradients(x, w, up, grid, backend), MAX_ERRORS[torch.float32], 'a plain call')
 
 
 def capture(call: Callable[[], object], device: str) -> tuple[torch.cuda.CUDAGraph, object]:
@@ -296,8 +296,8 @@ def check_compile(device: str, backend: str, mode: str, small: bool) -> dict[str
             torch.compiler.cudagraph_mark_step_begin()
         ours = torch.autograd.grad(compiled(leaf, w), (leaf, w))
         expected = torch.autograd.grad(call(leaf, w), (leaf, w))
-        differences.append(_compare(ours, expected, LIMITS[torch.float32], 'a plain call')['difference'])
-    return dict(difference=max(differences), limit=LIMITS[torch.float32])
+        differences.append(_compare(ours, expected, MAX_ERRORS[torch.float32], 'a plain call')['difference'])
+    return dict(difference=max(differences), limit=MAX_ERRORS[torch.float32])
 
 
 def _case(device: str, small: bool) -> tuple[SharingGrid, Tensor, Tensor, Tensor]:

@@ -194,7 +194,7 @@ def compile_kernels(variants: Iterable[Variant], target: object) -> dict[str, in
 
 
 class _Compiler:
-    """Stands for Triton's driver of a GPU, of which compiling needs only the target."""
+    """A replacement for Triton's GPU driver. Compiling uses only its target."""
 
     def __init__(self, target: object) -> None:
         self.target = target

@@ -32,7 +32,7 @@ WIDE, SLAK = 'ConvNeXt-T x 1.3', 'SLaK-T, published'
 TRAINED = ('PeLK-T', 'PeLK-101-T', WIDE, 'SLaK-T')
 TEST_MODULES = ('pytest', 'hypothesis', 'numpy')
 # Bytes of the maps of means that are written and read again in one part.
-MAPS_BYTES = {'16 MB': 2**24, '32 MB': 2**25, '64 MB': 2**26, 'unlimited': 2**62}
+MAX_MAPS_BYTES = {'16 MB': 2**24, '32 MB': 2**25, '64 MB': 2**26, 'unlimited': 2**62}
 # The groups of tests/ops that run on a GPU, each in less than a few minutes.
 TEST_GROUPS = {
     'triton': ('tests/ops/backends/test_triton.py',),
@@ -183,7 +183,7 @@ def operator_times(shape: tuple, backward: bool, device: str, precision: str, sc
 
 
 def graph_times(shape: Shape, device: str, precision: str, scale: Scale) -> dict:
-    """Time replays of CUDA graphs beside plain calls. What a plain call takes longer is the overhead of its launches."""
+    """Time replays of CUDA graphs beside plain calls. The difference is the overhead of the launches."""
     calls = {}
     for backend in gpu_checks.TRITON_BACKENDS:
         call = _forward_call(shape, device, precision, backend)
@@ -193,11 +193,11 @@ def graph_times(shape: Shape, device: str, precision: str, scale: Scale) -> dict
 
 
 def part_times(shape: Shape, device: str, precision: str, scale: Scale) -> dict:
-    """Time the Triton backends with maps of means that are written in parts of several sizes (``MAPS_BYTES``)."""
+    """Time the Triton backends with maps of means that are written in parts of several sizes (``MAX_MAPS_BYTES``)."""
     calls = {}
     for backend in gpu_checks.TRITON_BACKENDS:
         call = _forward_call(shape, device, precision, backend)
-        calls |= {f'{backend}, {name}': partial(_with_parts, size, call) for name, size in MAPS_BYTES.items()}
+        calls |= {f'{backend}, {name}': partial(_with_parts, size, call) for name, size in MAX_MAPS_BYTES.items()}
     return _calls_times('sizes of the parts', calls, shape, device, precision, scale)
 
 
@@ -210,14 +210,14 @@ def _with_parts(size: int, call: Callable[[], object]) -> None:
 def parts_of(size: int) -> Iterator[None]:
     """Set the largest size of the maps of means in bytes, and restore it afterward."""
     modules = [BACKENDS[name] for name in gpu_checks.TRITON_BACKENDS]
-    before = [module.MAPS_BYTES for module in modules]
+    before = [module.MAX_MAPS_BYTES for module in modules]
     try:
         for module in modules:
-            module.MAPS_BYTES = size
+            module.MAX_MAPS_BYTES = size
         yield
     finally:
         for module, value in zip(modules, before, strict=True):
-            module.MAPS_BYTES = value
+            module.MAX_MAPS_BYTES = value
 
 
 def _forward_call(shape: Shape, device: str, precision: str, backend: str) -> Callable[[], object]:

@@ -12,9 +12,9 @@ from mmpelk.utils.files import write_atomically, write_together
 from .gpu_measurements import WIDE
 
 PAGE = 'gpu.md'
-# The documents keep what they say outside these marks.
+# Only the text between these marks is replaced.
 BEGIN, END = '<!-- begin of the GPU measurements -->', '<!-- end of the GPU measurements -->'
-# A sentence that measurements make false stands between these marks.
+# These marks enclose a sentence that is no longer true after a measurement.
 SENTENCE = re.compile(r'(<!-- gpu (\w+) -->).*?(<!-- /gpu -->)', re.DOTALL)
 # What replaces the marked sentences of each document, by the name in the mark.
 SENTENCES = {
@@ -31,6 +31,16 @@ TARGET_SHAPE = (16, 46, 128, 51)
 OURS = 'auto'
 # How the checks name the error that they found.
 ERRORS = ('largest_error', 'difference', 'channels_last_difference', 'difference_from_float32')
+
+
+def failures(results: dict) -> list[str]:
+    """Return the step, the name, and the error of each item that failed."""
+    return [
+        f'{step}: {name}: {item["error"]}'
+        for step, items in results['steps'].items()
+        for name, item in items.items()
+        if 'error' in item
+    ]
 
 
 def write_page(results: dict, folder: Path) -> str:

@@ -112,7 +112,7 @@ def train(run: Run, iterations: int, root: Path) -> dict:
     """Train a run and return its accuracies on the validation scenes in percent, and the CPU time of the whole run in seconds.
 
     The accuracies are 'left', 'right', and 'all', and the list 'parts' from left to right, in which a part without glyphs is None. See
-    :class:`mmpelk.datasets.keyed_rows_dataset.AccuracyOverDistance`.
+    :class:`mmpelk.datasets.keyed_rows_metric.AccuracyOverDistance`.
     """
     cfg = run_config(run, iterations, root)
     start = time.process_time()

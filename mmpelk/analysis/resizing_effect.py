@@ -7,13 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
 from mmengine.utils import track_iter_progress
-from torch import Tensor, nn
+from torch import nn
 
+from mmpelk.apis import load_model
+from mmpelk.engine.preflight import check_data
 from mmpelk.models import PeLK
-from mmpelk.models.state_dict import stored_grid
 from mmpelk.ops import PeripheralConv2d
-from mmpelk.ops.resizing import resizing_error
 from mmpelk.utils.errors import InputError
 
 # The size of the trained center that a kernel with a random periphery keeps.
@@ -123,65 +125,29 @@ def effects_as_text(effects: Mapping[str, Effect]) -> str:
     return '\n'.join(lines)
 
 
-class FeatureChange(NamedTuple):
-    """How the features of a backbone change when its kernels are resized on loading.
-
-    Attributes:
-        sizes: The old and the new kernel sizes, without repetition.
-        exact: Whether all resized kernels are the same functions of the offset as before.
-        change: Norm of the change of the last output on random images, divided by the norm before.
-    """
-
-    sizes: tuple[tuple[int, int], ...]
-    exact: bool
-    change: float
-
-    def __str__(self) -> str:
-        sizes = ', '.join(f'{old}x{old} to {new}x{new}' for old, new in self.sizes)
-        verdict = 'this is exact' if self.exact else f'this is NOT exact; a center of {self.sizes[0][0]} would be'
-        return f'kernels are resized on loading ({sizes}): {verdict}; the last features change by {self.change:.2g} of their norm'
-
-
-@torch.no_grad()
-def measure_feature_change(backbone: nn.Module, weights: Mapping[str, Tensor], size: int = 224) -> FeatureChange | None:
-    """Compare a backbone that resizes the kernels of a checkpoint with one that keeps their original size.
+def measure_checkpoint(cfg: Config, checkpoint: str, kernel_sizes: Sequence[int], center_size: int) -> str:
+    """Measure the effects of resizing on the test data of a classifier's config.
 
     Args:
-        backbone: A PeLK, or a backbone with grown kernels.
-        weights: Weights that the backbone can load, each kernel with its ``half_grid``.
-        size: Height and width of the random images.
+        cfg: The config of a classifier of mmpretrain with a PeLK.
+        checkpoint: The checkpoint file.
+        kernel_sizes, center_size: See :func:`resized_variants`.
 
     Returns:
-        The change, or None if no kernel is resized, or kernels are missing.
+        The table of effects.
+
+    Raises:
+        InputError: If the config has another model or no test data, or the kernels cannot be resized.
     """
-    resized, original = copy.deepcopy(backbone), copy.deepcopy(backbone)
-    kernels = {}
-    for name, module in backbone.named_modules():
-        if isinstance(module, PeripheralConv2d):
-            if f'{name}.weight' not in weights:
-                return None
-            old = stored_grid(weights[f'{name}.half_grid'], f'{name}.half_grid')
-            kernels[name] = weights[f'{name}.weight'], old, module.grid
-    if all(old == new for _, old, new in kernels.values()):
-        return None
-    if isinstance(backbone, PeLK):
-        first = [f'stages.{stage}.0.token_mixer.large' for stage in range(len(backbone.grids))]
-        original.resize_kernels(sharing_grids=[kernels[name][1].half for name in first])
-    else:
-        for name, (weight, old, _) in kernels.items():
-            original.get_submodule(name).set_grid(old)
-            original.get_submodule(name).weight = nn.Parameter(weight)
-    images = torch.randn(1, _image_channels(backbone), size, size, generator=torch.Generator().manual_seed(0))
-    outputs = []
-    for model in (original, resized):
-        model.load_state_dict(weights, strict=False)
-        model.eval()
-        outputs.append(model(images)[-1])
-    change = (outputs[1] - outputs[0]).norm() / outputs[0].norm()
-    sizes = dict.fromkeys((old.kernel_size, new.kernel_size) for _, old, new in kernels.values())
-    return FeatureChange(tuple(sizes), all(resizing_error(*kernel) == 0 for kernel in kernels.values()), change.item())
-
-
-def _image_channels(backbone: nn.Module) -> int:
-    """Return the number of channels of the images that a backbone takes."""
-    return next(module for module in backbone.modules() if isinstance(module, nn.Conv2d)).in_channels
+    model = load_model(cfg, checkpoint)
+    if not isinstance(model.backbone, PeLK) or cfg.get('default_scope') != 'mmpretrain':
+        raise InputError(f'config {cfg.filename} does not describe a classifier of mmpretrain with a PeLK')
+    if not cfg.get('test_dataloader'):
+        raise InputError(f'config {cfg.filename} has no test_dataloader')
+    check_data(cfg, ('test',))
+    torch.manual_seed(0)
+    variants = resized_variants(model, kernel_sizes, center_size)
+    loader = Runner.build_dataloader(dict(cfg.test_dataloader, num_workers=0, persistent_workers=False))
+    count, effects = measure_effects(variants, loader)
+    title = f'{count} images, kernels {[grid.kernel_size for grid in model.backbone.grids]} to {list(kernel_sizes)}'
+    return f'{title}\n{effects_as_text(effects)}'

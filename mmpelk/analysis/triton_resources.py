@@ -21,7 +21,7 @@ CAPABILITIES = (80, 90)  # A100, H100
 NAMES = {torch.float32: 'fp32', torch.float16: 'fp16', torch.bfloat16: 'bf16'}
 INT32 = ('heights', 'sizes', 'cells', 'kind_of', 'shift_of', 'lefts', 'widths')
 FLOAT32 = ('bias', 'partial', 'steps')
-# Of these numbers, Triton is told at run time that they are multiples of 16.
+# Triton specializes the kernels at run time if these numbers are multiples of 16.
 ALIGNED = ('pitch', 'length')
 KERNELS = ('correlate', 'taps', 'weight_grad', 'box_means', 'spread_taps')
 WIDTH = 128

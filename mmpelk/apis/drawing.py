@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -91,3 +91,8 @@ def grid_of(pictures: list[np.ndarray]) -> np.ndarray:
         top, left = index // columns * height, index % columns * width
         sheet[top : top + small.shape[0], left : left + small.shape[1]] = small
     return sheet
+
+
+def draw_sheet(pictures: Sequence[Path], out: Path) -> None:
+    """Draw the pictures in some files on one sheet (:func:`grid_of`)."""
+    mmcv.imwrite(grid_of([mmcv.imread(str(path)) for path in pictures]), str(out))

@@ -207,7 +207,7 @@ def check_processes_agree(checkpoint: dict | None, work_dir: str | Path) -> None
     if len(set(steps)) == 1:
         return
     found = [
-        f'process {rank} starts anew' if step is None else f'process {rank} at iteration {step[1]}'
+        f'process {rank} starts from scratch' if step is None else f'process {rank} at iteration {step[1]}'
         for rank, step in enumerate(steps)
     ]
     raise InputError(

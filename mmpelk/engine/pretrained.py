@@ -16,7 +16,7 @@ from mmpelk.utils.wrappers import unwrap
 
 from .preflight import check_checkpoint
 
-# A classifier's checkpoint has only the last of these norms, and they are trained anew for each task.
+# A classifier's checkpoint has only the last of these norms, and each task trains its own.
 OUTPUT_NORMS = 'norm[0-3].*'
 
 

@@ -11,11 +11,9 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose
-from mmengine.dist import all_reduce_params
-from mmengine.hooks import Hook
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import OptimWrapperDict, _ParamScheduler
-from mmengine.registry import HOOKS, RUNNERS
+from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop, Runner
 from torch import distributed as dist
 from torch import nn
@@ -24,6 +22,7 @@ from mmpelk.checkpoints.resuming import check_optimizer, check_schedule
 from mmpelk.models import PeLK
 from mmpelk.utils.errors import TRACEBACK, InputError, build_errors, first_line, is_from_libraries
 
+from . import average_statistics_hook  # noqa: F401  registers the hook that config.py adds
 from .config import has_gpu
 from .pipeline import NamingPipeline
 from .preflight import check_channels, check_class_count
@@ -35,21 +34,6 @@ LAUNCHERS = dict(
     slurm=('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST'),
     mpi=('OMPI_COMM_WORLD_LOCAL_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_RANK', 'MASTER_ADDR'),
 )
-
-
-@HOOKS.register_module()
-class AverageStatisticsHook(Hook):
-    """Average the model's buffers, such as BatchNorm's running statistics, over the processes after each training iteration.
-
-    Training on several CPU processes needs it, because SyncBN runs only on GPUs. All processes then validate, average (EMA), and save
-    the same statistics.
-    """
-
-    priority = 'HIGH'  # before EMAHook
-
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Average the floating-point buffers."""
-        all_reduce_params([buffer for buffer in runner.model.buffers() if buffer.is_floating_point()], op='mean')
 
 
 class NamingRunner(Runner):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mmpelk.ops import PeripheralConv2d, SharingGrid, resize_weight
 from mmpelk.ops.backends import check_backend_name
 from mmpelk.ops.resizing import resizing_error
+from mmpelk.utils.arguments import is_int
 
 from .state_dict import stored_grid
 
@@ -84,7 +85,7 @@ class GrownConv2d(PeripheralConv2d):
             return
         if grids is not None and not before.is_meta:
             old, new = grids
-            change = resizing_error(before, old, new)
+            change = resizing_error(before, old, state_dict[f'{prefix}weight'], new)
             if change > 0:
                 _log(f'{prefix}weight: {describe_resizing(old, new)}, which changes it by {change:.1%}')
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
@@ -177,7 +178,7 @@ def grow_kernels(
     grids = {}
     for name, size in sizes.items():
         old = growable[name].kernel_size[0]
-        if not isinstance(size, int) or isinstance(size, bool) or size % 2 == 0 or size < old:
+        if not is_int(size) or size % 2 == 0 or size < old:
             raise ValueError(f'kernel_sizes must be odd and at least {old}, the old kernel size of {name}, got {size!r}')
         grids[name] = SharingGrid.peripheral(size, center_size=old, base=base)
     growth = Growth()

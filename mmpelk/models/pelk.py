@@ -402,7 +402,7 @@ class PeLKConvNeXt(BaseModule):
         stages = resize_stages(weights, lambda index, old: self.grids[index], self.resize_mode, f'{prefix}stages.')
         return [
             f'stage {int(name.split(".")[-2]) + 1}: kernels {_describe(old)} resized to {_describe(new)}, '
-            f'mode {self.resize_mode!r}{describe_change(before, name, old, new) if self.resize_mode == "extend" else ""}'
+            f'mode {self.resize_mode!r}{describe_change(before, weights, name, old, new) if self.resize_mode == "extend" else ""}'
             for name, (old, new) in stages.items()
             if old != new
         ]

@@ -82,17 +82,18 @@ def resize_stages(
     return grids
 
 
-def describe_change(weights: dict[str, Tensor], stage: str, old: SharingGrid, new: SharingGrid) -> str:
+def describe_change(before: dict[str, Tensor], after: dict[str, Tensor], stage: str, old: SharingGrid, new: SharingGrid) -> str:
     """Describe how much mode 'extend' changes the kernels of a stage: ', exact', or the largest change in percent.
 
     Args:
-        weights: The state dict before resizing. If it is on the meta device, which has no values, the result is an empty string.
+        before: The state dict before resizing. If it is on the meta device, which has no values, the result is an empty string.
+        after: The state dict after resizing.
         stage: The prefix of the stage's names, as :func:`resize_stages` returns it.
         old: The old grid of the stage.
         new: The new grid of the stage.
     """
-    kernels = [value for name, value in weights.items() if name.startswith(stage) and name.endswith('token_mixer.large.weight')]
-    if any(kernel.is_meta for kernel in kernels):
+    kernels = [name for name in before if name.startswith(stage) and name.endswith('token_mixer.large.weight')]
+    if any(before[name].is_meta for name in kernels):
         return ''
-    change = max(resizing_error(kernel, old, new) for kernel in kernels)
+    change = max(resizing_error(before[name], old, after[name], new) for name in kernels)
     return ', exact' if change == 0 else f', which changes the kernels by up to {change:.1%}'

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mmpelk.utils.arguments import is_int
+
 from .backends import check_backend_name
 from .functional import depthwise_conv2d, peripheral_conv2d
 from .sharing_grid import SharingGrid
@@ -121,7 +123,7 @@ class DepthwiseConv2d(nn.Module):
         self.backend = backend
         self.partial = partial
         sizes = tuple(kernel_size) if isinstance(kernel_size, (tuple, list)) else (kernel_size, kernel_size)
-        if len(sizes) != 2 or any(not isinstance(size, int) or size < 1 or size % 2 == 0 for size in sizes):
+        if len(sizes) != 2 or any(not is_int(size) or size < 1 or size % 2 == 0 for size in sizes):
             raise ValueError(f'kernel_size must be a positive odd integer or two of them, got {kernel_size!r}')
         self.weight = nn.Parameter(torch.empty(channels, 1, *sizes))
         self.bias = nn.Parameter(torch.zeros(channels)) if bias else None

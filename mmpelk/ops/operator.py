@@ -1,11 +1,12 @@
 """The torch operators behind the convolutions: one pair for all backends, with fake, autograd, vmap, and FLOP formulas.
 
-``mmpelk::depthwise_conv2d`` is linear in its input and in its weight. Its gradient by the input is the operator itself with the kernel
-rotated by 180 degrees; its gradient by the weight is ``mmpelk::depthwise_conv2d_weight_grad``. The gradients of that one are the first
-operator again. So two operators give derivatives of any order, in reverse and in forward mode.
+``mmpelk::depthwise_conv2d`` is linear in its input and in its weight. Its gradient with respect to the input is the operator itself with
+the kernel rotated by 180 degrees. Its gradient with respect to the weight is ``mmpelk::depthwise_conv2d_weight_grad``, whose gradients
+are the first operator again. Two operators are therefore enough for derivatives of any order, in reverse and in forward mode.
 
 In the partial form (Eq. 4-6), the input has ``passed`` more channels than the weight. They follow the convolved channels and pass
-unchanged. The output holds both, so nothing is split or concatenated. The gradient by the input is partial in the same way.
+unchanged. The output holds both, so nothing is split or concatenated. The gradient with respect to the
+input is partial in the same way.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from .backends import choose_backend
 from .cells import crop
 from .layout import memory_format
 
-# torch.compile sees one operator, whatever the backend, and the backward pass may use another backend than the forward pass.
+# torch.compile sees one operator for all backends, and the backward pass may use another backend than the forward pass.
 # torch.library.custom_op would add about 40 us to each call, which is as much as a small map takes.
 CONV, WEIGHT_GRAD = 'mmpelk::depthwise_conv2d', 'mmpelk::depthwise_conv2d_weight_grad'
 # Backends cache small tensors between calls, and GPU backends are timed. Neither may happen inside inductor's CUDA graphs.
@@ -234,7 +235,7 @@ class _Conv(Function):
 
 
 class _WeightGrad(Function):
-    """The gradient by the weight, which is linear in both of its arguments."""
+    """The gradient with respect to the weight, which is linear in both of its arguments."""
 
     @staticmethod
     def forward(grad, input, rows, columns, backend):

@@ -38,13 +38,14 @@ def resize_weight(weight: Tensor, old: SharingGrid, new: SharingGrid, mode: str 
     return (shares @ weight.double() @ shares.T / scale**2).to(weight.dtype)
 
 
-def resizing_error(weight: Tensor, old: SharingGrid, new: SharingGrid) -> float:
-    """Return by how much :func:`resize_weight` changes a kernel in mode 'extend'.
+def resizing_error(weight: Tensor, old: SharingGrid, resized: Tensor, new: SharingGrid) -> float:
+    """Return by how much :func:`resize_weight` has changed a kernel in mode 'extend'.
 
     Args:
         weight: (..., k'_old, k'_old).
         old: The grid of ``weight``.
-        new: The grid that the weight is resized to.
+        resized: (..., k'_new, k'_new), the result of :func:`resize_weight`.
+        new: The grid of ``resized``.
 
     Returns:
         The norm of the difference between the expanded kernels, relative to the norm of the old one. It is 0 if the resized kernel is
@@ -53,7 +54,7 @@ def resizing_error(weight: Tensor, old: SharingGrid, new: SharingGrid) -> float:
     size = max(old.kernel_size, new.kernel_size)
     before, after = (
         F.pad(grid.expand(values).double(), [(size - grid.kernel_size) // 2] * 4)
-        for grid, values in ((old, weight), (new, resize_weight(weight, old, new)))
+        for grid, values in ((old, weight), (new, resized))
     )
     change = (after - before).norm()
     return 0.0 if change == 0 else (change / before.norm()).item()

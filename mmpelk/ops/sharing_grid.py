@@ -9,15 +9,13 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from mmpelk.utils.arguments import is_int
+
 from . import cells
 
 
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _check_base(base: object) -> None:
-    if not _is_int(base) or base < 1:
+    if not is_int(base) or base < 1:
         raise ValueError(f'base must be an integer of at least 1, got {base!r}')
 
 
@@ -56,10 +54,11 @@ class SharingGrid:
     half: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        if not self.half or not all(_is_int(size) and size > 0 for size in self.half):
+        if not self.half or not all(is_int(size) and size > 0 for size in self.half):
             raise ValueError(f'half must contain positive integer cell sizes, outermost first, got {self.half!r}')
         if self.half[-1] % 2 == 0:
             raise ValueError(f'the center cell (the last entry of half) must be odd, got {self.half[-1]} in {self.half!r}')
+        object.__setattr__(self, 'half', tuple(int(size) for size in self.half))  # integers of NumPy become Python's
 
     @classmethod
     def peripheral(cls, kernel_size: int, center_size: int = 5, base: int = 2) -> SharingGrid:
@@ -78,7 +77,7 @@ class SharingGrid:
                 integer of at least 1.
         """
         for name, size in (('kernel_size', kernel_size), ('center_size', center_size)):
-            if not _is_int(size) or size < 1 or size % 2 == 0:
+            if not is_int(size) or size < 1 or size % 2 == 0:
                 raise ValueError(f'{name} must be a positive odd integer, got {size!r}')
         if center_size > kernel_size:
             raise ValueError(f'center_size must not exceed kernel_size={kernel_size}, got {center_size}')
@@ -115,7 +114,7 @@ class SharingGrid:
             ValueError: If ``kernel_size`` is not an odd integer of at least this kernel's size, or ``base`` is not an integer of at
                 least 1.
         """
-        if not _is_int(kernel_size) or kernel_size % 2 == 0 or kernel_size < self.kernel_size:
+        if not is_int(kernel_size) or kernel_size % 2 == 0 or kernel_size < self.kernel_size:
             raise ValueError(f'kernel_size must be odd and at least {self.kernel_size}, got {kernel_size!r}')
         _check_base(base)
         added = _growing_cells((kernel_size - self.kernel_size) // 2, self.half[0] * base, base)

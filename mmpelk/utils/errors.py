@@ -112,6 +112,15 @@ def _is_from_config(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
+def argument_errors() -> Iterator[None]:
+    """Turn the errors with which a function rejects its arguments into an InputError, where the user has given the arguments."""
+    try:
+        yield
+    except (ValueError, FileExistsError) as error:
+        raise InputError(str(error)) from error
+
+
+@contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
     """Print an InputError, or the error of a file that cannot be used, as one line on stderr, and exit with code 1.
 

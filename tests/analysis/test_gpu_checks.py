@@ -8,7 +8,7 @@ import torch
 from mmpelk.analysis import gpu_checks, gpu_measurements, gpu_page
 from mmpelk.analysis.gpu_checks import (
     CASES,
-    LIMITS,
+    MAX_ERRORS,
     SMALL_CASES,
     TRITON_BACKENDS,
     CheckFailed,
@@ -74,7 +74,7 @@ def test_planning_runs_no_kernel_and_is_the_same_wherever_triton_cannot_run(monk
         monkeypatch.setattr(backend, 'unavailable', fail)
     steps = gpu_measurements.plan('cuda', gpu_measurements.Scale())
     for backend in ('triton', 'taps', 'fft', 'dense'):
-        for dtype in LIMITS:
+        for dtype in MAX_ERRORS:
             expected = not (backend in ('triton', 'taps') and dtype == torch.float64) and not (
                 backend == 'dense' and dtype.itemsize == 2
             )
@@ -159,14 +159,14 @@ def test_deterministic_algorithms_are_restored():
 
 @pytest.mark.skipif(DEVICE == 'cuda', reason='make gpu runs the item on a GPU')
 def test_sizes_of_the_parts_are_timed_and_restored():
-    before = [BACKENDS[name].MAPS_BYTES for name in ('triton', 'taps')]
+    before = [BACKENDS[name].MAX_MAPS_BYTES for name in ('triton', 'taps')]
     result = gpu_measurements.part_times((1, 2, 4, 5), 'cpu', 'float32', gpu_measurements.SMALL)
     assert set(result['ms']) == {
         f'{name}, {size}' for name in ('triton', 'taps') for size in ('16 MB', '32 MB', '64 MB', 'unlimited')
     }
-    assert [BACKENDS[name].MAPS_BYTES for name in ('triton', 'taps')] == before
+    assert [BACKENDS[name].MAX_MAPS_BYTES for name in ('triton', 'taps')] == before
     with gpu_measurements.parts_of(7):
-        assert BACKENDS['triton'].MAPS_BYTES == BACKENDS['taps'].MAPS_BYTES == 7
+        assert BACKENDS['triton'].MAX_MAPS_BYTES == BACKENDS['taps'].MAX_MAPS_BYTES == 7
 
 
 def run_again(call, device):

@@ -5,10 +5,10 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-import mmpelk.models.state_dict as state_dict
 from mmpelk.checkpoints import check_fit, check_prefix
 from mmpelk.checkpoints.fit import resized_shapes
-from mmpelk.models import PeLK, grow_kernels
+from mmpelk.models import PeLK, grow_kernels, growing, state_dict
+from mmpelk.ops import resizing
 from mmpelk.utils.errors import InputError
 
 ARCH = dict(depths=(1, 1, 1, 1), channels=(16, 16, 16, 16))
@@ -32,19 +32,37 @@ def test_names_and_shapes():
         check_fit({}, model, 'x.pth', strict=False)
 
 
-def test_kernels_of_other_grids_fit_and_are_resized_once(monkeypatch):
-    """The check resizes kernels on the meta device. Only loading resizes real tensors, each kernel once."""
-    arch = dict(depths=(2, 1, 1, 1), channels=(16, 16, 16, 16))
-    weights = PeLK(arch).state_dict()
-    larger = PeLK(arch, kernel_sizes=(53, 69, 47, 15))  # stage 3 keeps its grid
+def count_resizing(monkeypatch):
+    """Return two lists that receive the sizes of the kernels that are resized, on the meta device and as real tensors."""
     meta, real = [], []
-    resize = state_dict.resize_weight
+    resize = resizing.resize_weight
 
     def count(weight, *args):
         (meta if weight.is_meta else real).append(weight.shape[-1])
         return resize(weight, *args)
 
-    monkeypatch.setattr(state_dict, 'resize_weight', count)
+    for module in (resizing, state_dict, growing):
+        monkeypatch.setattr(module, 'resize_weight', count)
+    return meta, real
+
+
+def test_grown_kernels_are_resized_once(monkeypatch):
+    small, large = (nn.Sequential(nn.Conv2d(4, 4, 7, padding=3, groups=4)) for _ in range(2))
+    grow_kernels(small, 21)
+    grow_kernels(large, 31)
+    meta, real = count_resizing(monkeypatch)
+    check_fit(small.state_dict(), large, 'x.pth')
+    assert len(meta) == 1 and real == []
+    large.load_state_dict(small.state_dict())
+    assert len(meta) == len(real) == 1
+
+
+def test_kernels_of_other_grids_fit_and_are_resized_once(monkeypatch):
+    """The check resizes kernels on the meta device. Only loading resizes real tensors, each kernel once."""
+    arch = dict(depths=(2, 1, 1, 1), channels=(16, 16, 16, 16))
+    weights = PeLK(arch).state_dict()
+    larger = PeLK(arch, kernel_sizes=(53, 69, 47, 15))  # stage 3 keeps its grid
+    meta, real = count_resizing(monkeypatch)
     check_fit(weights, larger, 'x.pth')
     sizes = [weights[f'stages.{stage}.{block}.token_mixer.large.weight'].shape[-1] for stage, block in KERNELS]
     assert meta == sizes and real == []

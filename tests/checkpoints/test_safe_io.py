@@ -136,7 +136,7 @@ from mmpelk.checkpoints.safe_io import load_from_http
 def load(rank, cache, barrier):
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), TORCH_HOME=cache)
     barrier.wait()
-    os.write(1, f'{sorted(load_from_http(sys.argv[1]))}\\n'.encode())  # in one piece, whatever the buffering
+    os.write(1, f'{sorted(load_from_http(sys.argv[1]))}\\n'.encode())  # in one piece, regardless of buffering
 
 fork = multiprocessing.get_context('fork')  # imports the package only once
 barrier = fork.Barrier(3)

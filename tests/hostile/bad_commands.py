@@ -112,11 +112,11 @@ def save_model(home: Path, name: str) -> tuple[Path, Path]:
 
 def preload() -> None:
     """Import what the tools import, so that forked processes start at once."""
-    import preloaded  # noqa: F401
+    import imports_before_fork  # noqa: F401
 
     for tool in sorted(TOOLS.glob('*.py')):
         try:
-            runpy.run_path(str(tool), run_name='preloaded')
+            runpy.run_path(str(tool), run_name='imports_before_fork')
         except ImportError:
             continue
 

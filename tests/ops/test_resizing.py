@@ -129,12 +129,16 @@ def test_invalid_arguments():
 
 def test_resizing_error():
     dense, weight = SharingGrid.dense(7), torch.randn(3, 1, 7, 7)
-    assert resizing_error(weight, dense, SharingGrid.peripheral(51, center_size=7)) == 0
-    assert resizing_error(weight, dense, SharingGrid.peripheral(51, center_size=9)) == 0
+
+    def error(weight, new):
+        return resizing_error(weight, dense, resize_weight(weight, dense, new), new)
+
+    assert error(weight, SharingGrid.peripheral(51, center_size=7)) == 0
+    assert error(weight, SharingGrid.peripheral(51, center_size=9)) == 0
     coarse = SharingGrid.peripheral(51, center_size=5)
     difference = coarse.expand(resize_weight(weight, dense, coarse)) - F.pad(weight, [22] * 4)
-    assert resizing_error(weight, dense, coarse) == pytest.approx((difference.norm() / weight.norm()).item())
+    assert error(weight, coarse) == pytest.approx((difference.norm() / weight.norm()).item())
     # A smaller kernel loses the taps outside of it.
     lost = (weight.square().sum() - weight[..., 1:6, 1:6].square().sum()).sqrt() / weight.norm()
-    assert resizing_error(weight, dense, SharingGrid.dense(5)) == pytest.approx(lost.item())
-    assert resizing_error(torch.zeros(1, 7, 7), dense, coarse) == 0
+    assert error(weight, SharingGrid.dense(5)) == pytest.approx(lost.item())
+    assert error(torch.zeros(1, 7, 7), coarse) == 0

@@ -149,5 +149,6 @@ def test_all_processes_resume_from_the_same_checkpoint(tmp_path):
     lines = sorted(result.stdout.splitlines())
     assert [line[:16] for line in lines] == ['process 0 stops:', 'process 1 stops:'], result.stderr
     assert all(
-        '(process 0 at iteration 2, process 1 starts anew); copy the checkpoint to every machine' in line for line in lines
+        '(process 0 at iteration 2, process 1 starts from scratch); copy the checkpoint to every machine' in line
+        for line in lines
     )

@@ -18,7 +18,7 @@ from mmpelk.ops.cells import cell_sums, expand
 
 # Larger spectra are computed in chunks of channels. On a CPU, a chunk fits into the cache, which is 2 to 3 times faster on 128x128 maps
 # than main memory. Elsewhere, the limit bounds the memory, and a chunk is large enough to keep a GPU busy.
-CACHE_BYTES, MAX_BYTES = 2**21, 2**28
+MAX_CACHE_BYTES, MAX_BYTES = 2**21, 2**28
 
 
 @cache
@@ -117,7 +117,7 @@ def _kernel_spectrum(kernel: Tensor, shape: tuple[int, int]) -> Tensor:
 
 
 def _chunks(input: Tensor, shape: tuple[int, int]) -> list[slice]:
-    """Return slices of channels whose spectra need at most ``CACHE_BYTES`` on a CPU, or ``MAX_BYTES`` elsewhere.
+    """Return slices of channels whose spectra need at most ``MAX_CACHE_BYTES`` on a CPU, or ``MAX_BYTES`` elsewhere.
 
     An empty batch has none, because oneMKL raises an error for it.
     """
@@ -125,5 +125,5 @@ def _chunks(input: Tensor, shape: tuple[int, int]) -> list[slice]:
     if n == 0:
         return []
     spectrum_bytes = n * shape[0] * (shape[1] // 2 + 1) * 2 * input.element_size()
-    step = max(1, (CACHE_BYTES if input.device.type == 'cpu' else MAX_BYTES) // spectrum_bytes)
+    step = max(1, (MAX_CACHE_BYTES if input.device.type == 'cpu' else MAX_BYTES) // spectrum_bytes)
     return [slice(start, min(start + step, channels)) for start in range(0, channels, step)]

@@ -32,7 +32,7 @@ def test_chunks_do_not_change_the_result(monkeypatch, channels_at_once):
 
     whole = run()
     # A 9x7 map with a kernel of radius 5 is padded to 15x12. Its spectrum has 15x7 complex numbers, 8 bytes each, for 2 images.
-    monkeypatch.setattr(fft, 'CACHE_BYTES', channels_at_once * 2 * 15 * 7 * 8)
+    monkeypatch.setattr(fft, 'MAX_CACHE_BYTES', channels_at_once * 2 * 15 * 7 * 8)
     monkeypatch.setattr(torch.fft, 'rfft2', counted)
     chunked = run()
     # The output, the gradient of the input, and the gradient of the weight each need two forward transforms per chunk.

@@ -60,7 +60,7 @@ def test_parts_and_other_layouts(backend, monkeypatch):
     grid, passed = SharingGrid.from_half([2, 1, 1]), 2
     x, w = torch.randn(2, 7, 4, 6, device=DEVICE), torch.randn(5, 1, 5, 5, device=DEVICE)
     expected = peripheral_conv2d(x, w, grid, backend='dense', partial=True)
-    monkeypatch.setattr(BACKENDS[backend], 'MAPS_BYTES', 2 * 2 * 2 * 5 * 16 * 4)  # of two channels, or of less than one image
+    monkeypatch.setattr(BACKENDS[backend], 'MAX_MAPS_BYTES', 2 * 2 * 2 * 5 * 16 * 4)  # of two channels, or of less than one image
     last = x.contiguous(memory_format=torch.channels_last)
     turned = x.transpose(2, 3).contiguous().transpose(2, 3)
     for maps in (x, last, turned):

@@ -3,7 +3,7 @@
 // The lanes of a register are channels. Along y, each row of cells reads one row: the sum of the map's rows that it covers. Along
 // x, a row of cells with weights w_0 .. w_n and borders e_0 .. e_n+1 is, by summation by parts,
 //     sum_b w_b (P[e_b+1] - P[e_b]) = sum_i (w_i-1 - w_i) P[e_i]
-// with P the prefix sums of that row: n + 2 taps, whatever the widths of the cells.
+// with P the prefix sums of that row: n + 2 taps, regardless of the widths of the cells.
 #pragma once
 #include "row_sums.h"
 

@@ -5,8 +5,7 @@
 namespace mmpelk::MMPELK_NAMESPACE {
 namespace {
 
-// Running sums are computed anew every so many steps, at the same rows and columns for all tasks. Their rounding errors stay
-// small, and results do not depend on where tasks begin. Each restart costs as much as a few steps, and a task starts up to 31
+// Running sums restart after this many steps, at the same rows and columns for all tasks. Their rounding errors stay small, and results do not depend on where tasks begin. Each restart costs as much as a few steps, and a task starts up to 31
 // rows early. A power of 2.
 constexpr int kRestart = 32;
 

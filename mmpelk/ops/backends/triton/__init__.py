@@ -37,7 +37,7 @@ BLOCKS = {
 # The block that was the fastest for a kernel, its arguments' type, and a class of sizes.
 _FASTEST: dict[tuple, tuple[int, ...]] = {}
 # The maps of means are written and read again in parts of this size, which the L2 cache of an A100 or H100 can hold.
-MAPS_BYTES = 2**25
+MAX_MAPS_BYTES = 2**25
 ALIGNMENT = 16
 
 
@@ -216,9 +216,9 @@ def box_means(x: Tensor, heights: tuple[int, ...], pad: int, channels_last: bool
 
 
 def channel_parts(x: Tensor, kinds: int, pad: int) -> Iterator[slice]:
-    """Yield slices of channels whose maps of means need at most ``MAPS_BYTES``."""
+    """Yield slices of channels whose maps of means need at most ``MAX_MAPS_BYTES``."""
     n, channels, h, w = x.shape
-    step = max(1, MAPS_BYTES // max(1, kinds * n * (h + pad) * padded(w) * x.element_size()))
+    step = max(1, MAX_MAPS_BYTES // max(1, kinds * n * (h + pad) * padded(w) * x.element_size()))
     for start in range(0, channels, step):
         yield slice(start, min(start + step, channels))
 

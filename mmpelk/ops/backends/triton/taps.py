@@ -18,7 +18,7 @@ from mmpelk.utils.errors import InputError
 
 from . import (
     LOCK,
-    MAPS_BYTES,
+    MAX_MAPS_BYTES,
     autotune_options,
     box_means,
     cost,
@@ -109,9 +109,12 @@ def _taps(
 
 
 def images_at_once(x: Tensor, kinds: int, pad: int) -> int:
-    """Return how many images' maps of means need at most ``MAPS_BYTES``. Parts of channels instead of images would leave threads idle."""
+    """Return how many images' maps of means need at most ``MAX_MAPS_BYTES``.
+
+    Parts of channels instead of images would leave threads idle.
+    """
     _, c, h, w = x.shape
-    return max(1, MAPS_BYTES // (kinds * (h + pad) * w * padded(c) * x.element_size()))
+    return max(1, MAX_MAPS_BYTES // (kinds * (h + pad) * w * padded(c) * x.element_size()))
 
 
 def blocks(width: int) -> tuple[tuple[int, ...], ...]:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-# A thread loads and stores single numbers, so nothing would be gained from knowing what is a multiple of 16. As nothing is specialized
-# but the constants, a kernel is compiled once for each type, grid, and block.
+# A thread loads and stores single numbers, so the kernel is not faster for multiples of 16. Because only the constants are specialized,
+# it is compiled once for each type, grid, and block.
 ARGUMENTS = [
     'maps', 'steps', 'bias', 'y', 'kind_of', 'shift_of', 'biases', 'images', 'channels', 'height', 'width', 'row_cells', 'rows',
     'pitch', 'stride_n', 'stride_h', 'stride_w', 'size_class',
