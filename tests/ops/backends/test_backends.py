@@ -67,7 +67,7 @@ def test_describe_backends_covers_every_backend():
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize('backend', ['auto', *BACKENDS])
 def test_an_empty_batch(backend, dtype, device, interpreted):
-    """The output is empty, and the derivatives with respect to the weight and the bias are zeros, also under autocast and in the partial form."""
+    """The output is empty. The derivatives with respect to the weight and the bias are zeros, also under autocast."""
     if backend not in ('auto', *available_backends(device, dtype)):
         pytest.skip(describe_backends(device, dtype)[backend])
     for autocast in (False, True):
