@@ -17,13 +17,12 @@ from pathlib import Path
 from mmengine.device import get_device
 
 from mmpelk.analysis.benchmark_report import PRECISIONS, Report, Settings
-from mmpelk.analysis.model_benchmarks import benchmark_inference, benchmark_training, classifiers, peak_memory, segmentors
+from mmpelk.analysis.model_benchmarks import benchmark_inference, benchmark_training, classifiers, print_memory, segmentors
 from mmpelk.analysis.operator_benchmark import benchmark_operator, default_shapes
 from mmpelk.analysis.plots import draw_sweep
 from mmpelk.analysis.timing import machine
 from mmpelk.apis.models import usable_device
 from mmpelk.engine.command_line import check_outputs, run_tool
-from mmpelk.engine.config import read_config
 from mmpelk.utils.errors import InputError
 
 # Larger tensors are assumed to be typing errors.
@@ -90,10 +89,7 @@ def main() -> None:
     where = machine(args.device)
     print(', '.join(f'{key} {value}' for key, value in where.items()))
     if args.command == 'memory':
-        print(f'\n| training step of {args.batch} images at {args.size} px, {args.precision} | MiB |\n|---|---|')
-        for path, cfg in [(path, read_config(path)) for path in args.configs]:
-            memory = peak_memory(cfg, args.batch, args.size, args.device, PRECISIONS[args.precision])
-            print(f'| {path} | {memory:.0f} |', flush=True)
+        print_memory(args.configs, args.batch, args.size, args.device, args.precision)
         return
     report = run_benchmark(args)
     print('\n' + report.text())

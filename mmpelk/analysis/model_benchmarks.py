@@ -6,7 +6,7 @@ import copy
 import multiprocessing
 import resource
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 
@@ -19,12 +19,13 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import Tensor, nn
 
+from mmpelk.engine.config import read_config
 from mmpelk.models import PeLK
 from mmpelk.ops import DepthwiseConv2d
 from mmpelk.utils.memory import from_proc
 from mmpelk.utils.torchvision_compat import declare_missing_operators
 
-from .benchmark_report import Report, Settings, measure
+from .benchmark_report import PRECISIONS, Report, Settings, measure
 from .configs import packaged_config
 from .paper import TABLE8
 
@@ -215,6 +216,17 @@ def peak_memory(cfg: Config, batch: int, size: int, device: str, dtype: torch.dt
     """
     with multiprocessing.get_context('spawn').Pool(1) as pool:
         return pool.apply(_peak_memory, (cfg, batch, size, device, dtype))
+
+
+def print_memory(configs: Sequence[str], batch: int, size: int, device: str, precision: str) -> None:
+    """Print a table of the peak memory of a training step of each config, row by row.
+
+    Raises:
+        InputError: If a config cannot be read. Nothing has been measured then.
+    """
+    print(f'\n| training step of {batch} images at {size} px, {precision} | MiB |\n|---|---|')
+    for path, cfg in [(path, read_config(path)) for path in configs]:
+        print(f'| {path} | {peak_memory(cfg, batch, size, device, PRECISIONS[precision]):.0f} |', flush=True)
 
 
 def _peak_memory(cfg: Config, batch: int, size: int, device: str, dtype: torch.dtype) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -9,10 +10,16 @@ import cv2
 import mmcv
 import numpy as np
 import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.utils import track_iter_progress
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mmpelk.apis.images import read_image
+from mmpelk.apis.models import load_backbone
+from mmpelk.utils.errors import InputError
+from mmpelk.utils.files import write_together
 
 # The shares of the total contribution in the tables of RepLKNet and SLaK.
 SHARES = (0.2, 0.3, 0.5, 0.99)
@@ -140,3 +147,38 @@ def load_images(
             image = mmcv.bgr2rgb(read_image(image))
         image = cv2.resize(image, (size, size), interpolation=cv2.INTER_CUBIC).astype(np.float32)
         yield torch.from_numpy((image - np.float32(mean)) / np.float32(std)).permute(2, 0, 1)[None]
+
+
+def measure_receptive_field(
+    cfg: Config, checkpoint: str | None, images: Sequence[Path | np.ndarray], size: int, out: Path
+) -> dict[float, float]:
+    """Measure the effective receptive field of a config's backbone, and write its heat map and area ratios.
+
+    Args:
+        cfg: The config, whose data preprocessor has the mean and the standard deviation of the images.
+        checkpoint: The checkpoint file, or None for the initial weights.
+        images: Image files, or (H, W, 3) uint8 RGB arrays.
+        size: Height and width to which the images are resized.
+        out: The PNG to write. The ratios are written beside it, as JSON.
+
+    Returns:
+        The area ratio of each share (:func:`area_ratios`).
+
+    Raises:
+        InputError: If the backbone cannot be built or loaded, or the config has no normalization of three channels.
+    """
+    backbone = load_backbone(cfg, checkpoint).to(get_device())
+    backbone.eval()  # in a line of its own, because eval() of mmpretrain's backbones returns None
+    norm = cfg.model.get('data_preprocessor') or {}
+    for name in ('mean', 'std'):
+        if not isinstance(norm.get(name), (list, tuple)) or len(norm[name]) != 3:
+            raise InputError(
+                f'config {cfg.filename} has {norm.get(name)!r} as model.data_preprocessor.{name}; expected three numbers'
+            )
+    loaded = (image.to(get_device()) for image in load_images(track_iter_progress(images), size, norm.mean, norm.std))
+    contribution = contribution_map(without_pooling(backbone), loaded)
+    ratios = area_ratios(contribution)
+    picture = cv2.imencode('.png', mmcv.rgb2bgr(heat_map(contribution)))[1].tobytes()
+    text = json.dumps({str(share): ratio for share, ratio in ratios.items()})
+    write_together({out: picture, out.with_suffix('.json'): text.encode()})
+    return ratios
