@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .operator import convolve_on_cells
+from .operator import check_type, convolve_on_cells
 from .sharing_grid import SharingGrid
 
 POS_EMBED_MODES = ('literal', 'inside')
@@ -20,7 +20,7 @@ def depthwise_conv2d(
     A kernel may be larger than the map. Taps that cannot touch the map are cropped first.
 
     Args:
-        input: (N, C, H, W), floating point, H and W at least 1.
+        input: (N, C, H, W), float16, bfloat16, float32, or float64, H and W at least 1.
         weight: (C, 1, kh, kw), both sizes odd.
         bias: (C,).
         backend: 'auto', or one of :func:`mmpelk.ops.available_backends`. 'auto' selects the backend with the least predicted time,
@@ -60,7 +60,7 @@ def peripheral_conv2d(
     Y(x, y) = sum over i, j in [-r, r] of w(i, j) * (X(x + i, y + j) + h(i, j)), r = (k - 1) / 2 (Eq. 3). X is zero outside the map.
 
     Args:
-        input: (N, C, H, W), floating point, H and W at least 1; may be smaller than the kernel.
+        input: (N, C, H, W), float16, bfloat16, float32, or float64, H and W at least 1; may be smaller than the kernel.
         weight: (C, 1, k', k').
         grid: The sharing grid from k' to k.
         pos_embed: The positional embedding h, (1 or C, k, k).
@@ -129,12 +129,11 @@ def _convolved_channels(input: Tensor, weight: Tensor, partial: bool) -> tuple[i
     """Return the number of channels that are convolved and the number of those that pass unchanged.
 
     Raises:
-        ValueError: If ``input`` is not a floating-point (N, C, H, W) tensor with non-empty maps.
+        ValueError: If ``input`` is not an (N, C, H, W) tensor of a supported type with non-empty maps.
     """
     if input.ndim != 4 or min(input.shape[1:]) < 1:
         raise ValueError(f'input must have shape (N, C, H, W) with C, H, W at least 1, got {tuple(input.shape)}')
-    if not torch.is_floating_point(input):
-        raise ValueError(f'input must be floating point, got {input.dtype}')
+    check_type(input)
     channels = input.shape[1]
     passed = channels - weight.shape[0] if partial and 0 < weight.shape[0] <= channels else 0
     return channels - passed, passed

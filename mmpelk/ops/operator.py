@@ -31,8 +31,10 @@ from .cells import crop
 from .layout import memory_format
 
 # torch.compile sees one operator for all backends, and the backward pass may use another backend than the forward pass.
-# torch.library.custom_op would add about 40 us to each call, which is as much as a small map takes.
+# torch.library.custom_op would add about 40 us to each call, which is as much as a small map takes (2 cores of an AMD EPYC with
+# AVX-512, 2026-11-22).
 CONV, WEIGHT_GRAD = 'mmpelk::depthwise_conv2d', 'mmpelk::depthwise_conv2d_weight_grad'
+TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Backends cache small tensors between calls, and GPU backends are timed. Neither may happen inside inductor's CUDA graphs.
 TAGS = [torch.Tag.cudagraph_unsafe] if hasattr(torch.Tag, 'cudagraph_unsafe') else []
 define_operator(
@@ -76,10 +78,15 @@ def _cast(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return tensor if tensor is None or tensor.dtype == torch.float64 else tensor.to(dtype)
 
 
+def check_type(input: Tensor) -> None:
+    """Raise ValueError unless the tensor has one of ``TYPES``."""
+    if input.dtype not in TYPES:
+        raise ValueError(f'input must be float16, bfloat16, float32, or float64, got {input.dtype}')
+
+
 def _check(input: Tensor, other: Tensor, bias: Tensor | None, name: str) -> None:
-    """Raise ValueError unless all tensors are dense and on one device, with one floating-point type."""
-    if not input.is_floating_point():
-        raise ValueError(f'input must be floating point, got {input.dtype}')
+    """Raise ValueError unless all tensors are dense and on one device, with one of ``TYPES``."""
+    check_type(input)
     for label, tensor in ((name, other), ('bias', bias)):
         if tensor is None:
             continue

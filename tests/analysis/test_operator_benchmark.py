@@ -1,11 +1,15 @@
-"""The calls that the operator's benchmark compares compute what their names say."""
+"""The calls that the operator's benchmark compares compute what their names say, and its pages follow from their files."""
+
+import json
 
 import pytest
 import torch
+from conftest import ROOT
 
 from mmpelk.analysis import operator_benchmark
 from mmpelk.analysis.benchmark_report import Settings
-from mmpelk.analysis.operator_benchmark import benchmark_operator, operator_calls, operator_work
+from mmpelk.analysis.operator_benchmark import benchmark_operator, operator_calls, operator_work, work_table
+from mmpelk.analysis.timing import Timing
 
 SHAPE = (1, 3, 9, 31)
 
@@ -27,6 +31,28 @@ def test_work_by_hand():
     """On 9x9 positions, the 31x31 kernel is cropped to 17x17 taps; its grid has 9 cells there."""
     assert operator_work(SHAPE, False) == dict(values=2 * 243, dense=243 * 17**2, structured=243 * 9 * 10)
     assert operator_work(SHAPE, True) == dict(values=5 * 243, dense=3 * 243 * 17**2, structured=3 * 243 * 9 * 10)
+
+
+def test_one_limit_for_a_run():
+    """The fastest matrix product of the run is the peak for all shapes, also where a shape's own product was slow."""
+    names = 'auto', 'auto, channels_last', 'copy', 'matrix product'
+    measured = {
+        (1, 3, size, 31): {name: Timing(time, time, time, 1) for name, time in zip(names, times, strict=True)}
+        for size, times in ((9, (4, 2, 1e-9, 1024**3)), (10, (4, 2, 1e-9, 1024**3 / 2)), (11, (4, 2, 1e9, 1024**3)))
+    }
+    limits = [float(line.split('|')[6]) for line in work_table(measured, False, torch.float32)[-3:]]
+    structured = [operator_work(shape, False)['structured'] for shape in measured]
+    assert limits == [*(pytest.approx(work / 2, rel=0.01) for work in structured[:2]), 1e9]
+
+
+@pytest.mark.parametrize('name', ['op', 'op_backward'])
+def test_the_pages_show_the_limits(name):
+    results = json.loads((ROOT / f'docs/benchmarks/{name}.json').read_text())['milliseconds']
+    measured = {
+        tuple(row['shape']): {key: Timing(**value) for key, value in row.items() if isinstance(value, dict)} for row in results
+    }
+    page = (ROOT / f'docs/benchmarks/{name}.md').read_text()
+    assert '\n'.join(work_table(measured, name == 'op_backward', torch.float32)) in page
 
 
 def test_sweep(monkeypatch):

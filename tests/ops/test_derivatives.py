@@ -145,13 +145,23 @@ def test_every_convolution_of_the_backbone_has_the_autocast_type():
         (lambda x, w: (x.to('meta'), w), 'input and weight must be on one device, got meta and cpu'),
         (lambda x, w: (x, w.to('meta')), 'input and weight must be on one device, got cpu and meta'),
         (lambda x, w: (x.to_sparse(), w), 'input must be a dense tensor, got torch.sparse_coo'),
-        (lambda x, w: (x.int(), w), 'input must be floating point, got torch.int32'),
+        (lambda x, w: (x.int(), w), 'or float64, got torch.int32'),
     ],
 )
 def test_tensors_that_are_refused(change, message):
     x, w = change(torch.randn(1, 2, 6, 6), torch.randn(2, 1, 5, 5))
     with pytest.raises(ValueError, match=message):
         peripheral_conv2d(x, w, GRID)
+
+
+@pytest.mark.parametrize('dtype', [torch.float8_e4m3fn, torch.int8, torch.complex64])
+def test_the_operators_refuse_other_types(dtype):
+    x, w = torch.zeros(1, 2, 6, 6).to(dtype), torch.zeros(2, 1, 3, 3).to(dtype)
+    message = f'input must be float16, bfloat16, float32, or float64, got {dtype}'
+    with pytest.raises(ValueError, match=message):
+        torch.ops.mmpelk.depthwise_conv2d(x, w, None, [1, 1, 1], [1, 1, 1], 0, 'auto')
+    with pytest.raises(ValueError, match=message):
+        torch.ops.mmpelk.depthwise_conv2d_weight_grad(x, x, [1, 1, 1], [1, 1, 1], 'auto')
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,8 @@ X, W = torch.zeros(1, 2, 8, 8), torch.zeros(2, 1, 11, 11)
     [
         (lambda: peripheral_conv2d(X[0], W, GRID), r'input must have shape \(N, C, H, W\).*got \(2, 8, 8\)'),
         (lambda: peripheral_conv2d(X[..., :0], W, GRID), r'at least 1, got \(1, 2, 8, 0\)'),
-        (lambda: peripheral_conv2d(X.long(), W, GRID), 'must be floating point, got torch.int64'),
+        (lambda: peripheral_conv2d(X.long(), W, GRID), 'or float64, got torch.int64'),
+        (lambda: peripheral_conv2d(X.to(torch.float8_e4m3fn), W, GRID), 'or float64, got torch.float8_e4m3fn'),
         (lambda: peripheral_conv2d(X, torch.zeros(2, 1, 13, 13), GRID), r'\(2, 1, 11, 11\).*got \(2, 1, 13, 13\)'),
         (lambda: peripheral_conv2d(X, torch.zeros(3, 1, 11, 11), GRID), r'got \(3, 1, 11, 11\)'),
         (lambda: peripheral_conv2d(X, W[:, 0], GRID), r'got \(2, 11, 11\)'),

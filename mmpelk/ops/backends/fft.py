@@ -17,7 +17,8 @@ from torch import Tensor
 from mmpelk.ops.cells import cell_sums, expand
 
 # Larger spectra are computed in chunks of channels. On a CPU, a chunk fits into the cache, which is 2 to 3 times faster on 128x128 maps
-# than main memory. Elsewhere, the limit bounds the memory, and a chunk is large enough to keep a GPU busy.
+# than main memory (2 cores of an AMD EPYC with AVX-512, 2026-11-22). Elsewhere, the limit bounds the memory, and a
+# chunk is large enough to keep a GPU busy.
 MAX_CACHE_BYTES, MAX_BYTES = 2**21, 2**28
 
 
@@ -57,8 +58,8 @@ def cost(input: Tensor, rows: Sequence[int], columns: Sequence[int], backward: b
     L is the number of points of a padded map. Each channel needs 2 N transforms of maps, forward and inverse, and one of the kernel.
     The backward pass needs three transforms for each two of the forward pass.
 
-    The constants are fitted to medians on 2 cores of an AMD EPYC with AVX-512, with torch 2.13.0, maps from 4x4 to 128x128, and
-    kernels from 5 to 101.
+    The constants are fitted to medians on 2 cores of an AMD EPYC with AVX-512 on 2026-11-22, with torch 2.13.0, maps from 4x4 to
+    128x128, and kernels from 5 to 101.
     """
     n, c = input.shape[:2]
     points = math.prod(_circle(input, rows, columns))

@@ -16,15 +16,15 @@ constexpr int kTileWidth = MMPELK_TILE_WIDTH;
 // A row of cells on the current row of the output.
 struct TapRow {
     const Vec* sums;  // what the taps are multiplied by, see RowSums
-    const Vec* taps;
-    const Vec* tails;  // [i]: the sum of the taps from i on
+    const Vec* tap_weights;
+    const Vec* tails;  // [i]: the sum of the weights of the taps from i on
 };
 
 // Add `Taps` taps that lie `Distance` apart to a tile. The weights stay in registers, and each vector of the row is loaded once.
 template <int Width, int Taps, int Distance>
-inline void add_taps(const Vec* row, const Vec* taps, Vec* tile) {
+inline void add_taps(const Vec* row, const Vec* tap_weights, Vec* tile) {
     Vec w[Taps];
-    for (int t = 0; t < Taps; t++) w[t] = taps[t];
+    for (int t = 0; t < Taps; t++) w[t] = tap_weights[t];
 #pragma GCC unroll 32
     for (int i = 0; i < Width + (Taps - 1) * Distance; i++) {
         const Vec v = row[i];
@@ -39,14 +39,15 @@ inline void add_taps(const Vec* row, const Vec* taps, Vec* tile) {
 // Add the taps [first_tap, tap_end) of some rows of cells to the outputs of a tile, whose first column is `column`.
 template <int Width>
 void add_to_tile(const TapRow* rows, int row_count, int column, const int* offsets, int first_tap, int tap_end, Vec* outputs) {
-    // Without the pragmas, GCC 12 copies these arrays in memory with `rep movs`, which costs about 4% of the time with AVX2.
+    // Without the pragmas, GCC 12 copies these arrays in memory with `rep movs`, which costs about 4% of the time with AVX2
+    // (2 cores of an AMD EPYC, 2026-11-24).
     Vec tile[Width];
 #pragma GCC unroll 32
     for (int i = 0; i < Width; i++) tile[i] = outputs[i];
     for (int r = 0; r < row_count; r++) {
         for (int t = first_tap; t < tap_end;) {
             const Vec* row = rows[r].sums + column + offsets[t];
-            const Vec* taps = rows[r].taps + t;
+            const Vec* tap_weights = rows[r].tap_weights + t;
             // Whether the tap that lies `steps` further on exists and has this distance.
             const auto next = [&](int steps, int distance) {
                 return t + steps < tap_end && offsets[t + steps] - offsets[t] == distance;
@@ -55,13 +56,13 @@ void add_to_tile(const TapRow* rows, int row_count, int column, const int* offse
             // of a full kernel, and 6 those of a center of 5 cells. Cells that are 4 wide make a pair of taps 4 apart; wider
             // cells do not overlap enough within a tile.
             if (MMPELK_SHARE_LOADS && next(7, 7)) {
-                add_taps<Width, 8, 1>(row, taps, tile), t += 8;
+                add_taps<Width, 8, 1>(row, tap_weights, tile), t += 8;
             } else if (MMPELK_SHARE_LOADS && next(5, 5)) {
-                add_taps<Width, 6, 1>(row, taps, tile), t += 6;
+                add_taps<Width, 6, 1>(row, tap_weights, tile), t += 6;
             } else if (MMPELK_SHARE_LOADS && next(1, 4)) {
-                add_taps<Width, 2, 4>(row, taps, tile), t += 2;
+                add_taps<Width, 2, 4>(row, tap_weights, tile), t += 2;
             } else {
-                add_taps<Width, 1, 1>(row, taps, tile), t += 1;
+                add_taps<Width, 1, 1>(row, tap_weights, tile), t += 1;
             }
         }
     }
@@ -96,7 +97,7 @@ inline void make_tiles(const Plan& plan, const Task& task, int column, int entri
         Tile& tile = tiles[i];
         tile.first_column = first;
         tile.width = (columns - first) / (count - i);
-        tile.first_tap = 0, tile.tap_end = plan.taps;
+        tile.first_tap = 0, tile.tap_end = plan.tap_count;
         const int left = column + first, right = left + tile.width - 1;
         while (tile.first_tap < tile.tap_end && right + plan.tap_offsets[tile.first_tap] < (plan.use_prefix_sums ? 1 : 0))
             tile.first_tap++;
@@ -105,38 +106,38 @@ inline void make_tiles(const Plan& plan, const Task& task, int column, int entri
     }
 }
 
-// The taps of the task's channels.
+// The weights of the task's channels.
 struct TaskWeight {
-    Vec* cells;  // (cell_rows, cell_columns)
-    Vec* taps;   // (cell_rows, taps)
-    Vec* tails;  // (cell_rows, taps + 1): [.., i] is the sum of the taps from i on
+    Vec* cells;        // (cell_rows, cell_columns)
+    Vec* tap_weights;  // (cell_rows, tap_count)
+    Vec* tails;        // (cell_rows, tap_count + 1): [.., i] is the sum of the weights of the taps from i on
 
     static int64_t bytes(const Plan& plan) {
         const int64_t cell_rows = plan.cell_rows;
-        return scratch_bytes<Vec>(cell_rows * plan.cell_columns) + scratch_bytes<Vec>(cell_rows * plan.taps) +
-               scratch_bytes<Vec>(cell_rows * (plan.taps + 1));
+        return scratch_bytes<Vec>(cell_rows * plan.cell_columns) + scratch_bytes<Vec>(cell_rows * plan.tap_count) +
+               scratch_bytes<Vec>(cell_rows * (plan.tap_count + 1));
     }
 
     TaskWeight(const Plan& plan, const Task& task, const float* weight, Arena& arena) {
         const int cell_rows = plan.cell_rows, cell_columns = plan.cell_columns;
         cells = arena.take<Vec>((int64_t)cell_rows * cell_columns);
-        taps = arena.take<Vec>((int64_t)cell_rows * plan.taps);
-        tails = arena.take<Vec>((int64_t)cell_rows * (plan.taps + 1));
+        tap_weights = arena.take<Vec>((int64_t)cell_rows * plan.tap_count);
+        tails = arena.take<Vec>((int64_t)cell_rows * (plan.tap_count + 1));
         const int64_t count = (int64_t)cell_rows * cell_columns;
         gather(weight + task.first_channel * count, count, 1, channel_count(plan, task), count, cells);
         for (int a = 0; a < cell_rows; a++) {
             const Vec* w = cells + (int64_t)a * cell_columns;
-            Vec* row_taps = taps + (int64_t)a * plan.taps;
-            Vec* row_tails = tails + (int64_t)a * (plan.taps + 1);
+            Vec* row_weights = tap_weights + (int64_t)a * plan.tap_count;
+            Vec* row_tails = tails + (int64_t)a * (plan.tap_count + 1);
             if (plan.use_prefix_sums) {
-                row_taps[0] = -w[0];
-                for (int b = 1; b < cell_columns; b++) row_taps[b] = w[b - 1] - w[b];
-                row_taps[cell_columns] = w[cell_columns - 1];
+                row_weights[0] = -w[0];
+                for (int b = 1; b < cell_columns; b++) row_weights[b] = w[b - 1] - w[b];
+                row_weights[cell_columns] = w[cell_columns - 1];
             } else {
-                std::memcpy(row_taps, w, cell_columns * sizeof(Vec));
+                std::memcpy(row_weights, w, cell_columns * sizeof(Vec));
             }
-            row_tails[plan.taps] = Vec{};
-            for (int t = plan.taps; t-- > 0;) row_tails[t] = row_tails[t + 1] + row_taps[t];
+            row_tails[plan.tap_count] = Vec{};
+            for (int t = plan.tap_count; t-- > 0;) row_tails[t] = row_tails[t + 1] + row_weights[t];
         }
     }
 };
@@ -182,12 +183,12 @@ void forward(const Plan& plan, const Task& task, const Input& input, const float
             int tap_row_count = 0;
             for (int a = 0; a < plan.cell_rows; a++)
                 if (sums.inside(a, row))
-                    tap_rows[tap_row_count++] = {sums(a, row), weight.taps + (int64_t)a * plan.taps,
-                                                 weight.tails + (int64_t)a * (plan.taps + 1)};
+                    tap_rows[tap_row_count++] = {sums(a, row), weight.tap_weights + (int64_t)a * plan.tap_count,
+                                                 weight.tails + (int64_t)a * (plan.tap_count + 1)};
             for (int i = 0; i < tile_count(task); i++) {
                 const Tile& tile = tiles[i];
                 Vec* outputs = out + tile.first_column;
-                if (plan.use_prefix_sums && tile.tap_end < plan.taps) {
+                if (plan.use_prefix_sums && tile.tap_end < plan.tap_count) {
                     Vec sum = {};
                     for (int r = 0; r < tap_row_count; r++)
                         sum += tap_rows[r].tails[tile.tap_end] * tap_rows[r].sums[sums.length()];

@@ -27,7 +27,7 @@ struct Plan {
     const int* cell_column_at;      // [column_radius + offset]
     // Along x, taps are multiplied by prefix sums of a row at the borders of cells, or by the row itself if all cells are 1 wide.
     bool use_prefix_sums;
-    int taps;
+    int tap_count;
     const int* tap_offsets;
 };
 

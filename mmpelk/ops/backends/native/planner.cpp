@@ -95,7 +95,7 @@ OwningPlan::OwningPlan(const int64_t* shape, const int64_t* heights, int64_t hei
     use_prefix_sums = *std::max_element(x_.sizes.begin(), x_.sizes.end()) > 1;
     tap_offsets_ = x_.offsets;
     if (use_prefix_sums) tap_offsets_.push_back(column_radius + 1);
-    taps = (int)tap_offsets_.size(), tap_offsets = tap_offsets_.data();
+    tap_count = (int)tap_offsets_.size(), tap_offsets = tap_offsets_.data();
 }
 
 // A unit is a strip of some images and channels.

@@ -29,7 +29,7 @@ class RowSums {
           kept_rows_(kept_rows(plan)),
           row_length_(row_length(plan, task, padding)) {
         map_rows_ = arena.take<Vec>(kept_rows_ * row_length_);
-        cell_rows_ = arena.take<Vec>(plan.cell_rows * row_length_);
+        sums_of_cells_ = arena.take<Vec>(plan.cell_rows * row_length_);
         line_ = arena.take<Vec>(plan.width);
     }
 
@@ -56,7 +56,7 @@ class RowSums {
     void start(const ChannelReader& input, int first_row) {
         // Only the padding is cleared: the other entries are written before they are read.
         for (int64_t i = 0; i < kept_rows_ + plan_.cell_rows; i++) {
-            Vec* row = i < kept_rows_ ? map_rows_ + i * row_length_ : cell_rows_ + (i - kept_rows_) * row_length_;
+            Vec* row = i < kept_rows_ ? map_rows_ + i * row_length_ : sums_of_cells_ + (i - kept_rows_) * row_length_;
             std::memset((void*)row, 0, padding_ * sizeof(Vec));
             if (!plan_.use_prefix_sums) std::memset((void*)(row + padding_ + length_), 0, (padding_ + 1) * sizeof(Vec));
         }
@@ -96,7 +96,7 @@ class RowSums {
     const int first_column_, length_, padding_;
     const int64_t kept_rows_;  // the map's last rows, in a ring buffer
     const int64_t row_length_;
-    Vec *map_rows_, *cell_rows_, *line_;
+    Vec *map_rows_, *sums_of_cells_, *line_;
     Vec mean_ = {};
 
     // All rows that the kernel covers for two successive rows of the output.
@@ -112,7 +112,7 @@ class RowSums {
     }
 
     Vec* map_row(int row) const { return map_rows_ + row % kept_rows_ * row_length_ + padding_; }
-    Vec* sums_of(int cell_row) const { return cell_rows_ + cell_row * row_length_ + padding_; }
+    Vec* sums_of(int cell_row) const { return sums_of_cells_ + cell_row * row_length_ + padding_; }
 
     static void add(Vec* sums, const Vec* row, int entries) {
         for (int i = 0; i < entries; i++) sums[i] += row[i];

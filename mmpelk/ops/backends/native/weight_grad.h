@@ -35,7 +35,7 @@ void add_products(const Vec* row, const Vec* grad, int length, const int* offset
 
 typedef void (*AddProducts)(const Vec*, const Vec*, int, const int*, Vec*);
 
-// [taps - 1]
+// [Taps - 1]
 template <int... Index>
 const AddProducts* product_functions(std::integer_sequence<int, Index...>) {
     static const AddProducts functions[] = {add_products<Index + 1>...};
@@ -49,19 +49,19 @@ inline void add_as_double(double* sums, Vec value) {
 // Sums in float, which are added to the sums in double from time to time.
 struct FloatSums {
     const Plan& plan;
-    Vec* of_taps;   // (cell_rows, taps)
+    Vec* of_taps;   // (cell_rows, tap_count)
     Vec* of_cells;  // (cell_rows, cell_columns): the sums for a map of ones, as RowSums subtracts the mean
 
     static int64_t bytes(const Plan& plan) {
-        return scratch_bytes<Vec>((int64_t)plan.cell_rows * plan.taps) +
+        return scratch_bytes<Vec>((int64_t)plan.cell_rows * plan.tap_count) +
                scratch_bytes<Vec>((int64_t)plan.cell_rows * plan.cell_columns);
     }
     FloatSums(const Plan& plan, Arena& arena) : plan(plan) {
-        of_taps = arena.take<Vec>((int64_t)plan.cell_rows * plan.taps);
+        of_taps = arena.take<Vec>((int64_t)plan.cell_rows * plan.tap_count);
         of_cells = arena.take<Vec>((int64_t)plan.cell_rows * plan.cell_columns);
     }
     void clear() {
-        std::memset((void*)of_taps, 0, (int64_t)plan.cell_rows * plan.taps * sizeof(Vec));
+        std::memset((void*)of_taps, 0, (int64_t)plan.cell_rows * plan.tap_count * sizeof(Vec));
         std::memset((void*)of_cells, 0, (int64_t)plan.cell_rows * plan.cell_columns * sizeof(Vec));
     }
     // `sums` is (cell_rows, cell_columns, kLanes).
@@ -69,7 +69,7 @@ struct FloatSums {
         for (int a = 0; a < plan.cell_rows; a++)
             for (int b = 0; b < plan.cell_columns; b++) {
                 const int64_t cell = (int64_t)a * plan.cell_columns + b;
-                const Vec* tap = of_taps + (int64_t)a * plan.taps + b;
+                const Vec* tap = of_taps + (int64_t)a * plan.tap_count + b;
                 double* to = sums + cell * kLanes;
                 if (plan.use_prefix_sums)
                     for (int i = 0; i < kLanes; i++) to[i] += (double)tap[1][i] - tap[0][i] + (double)mean[i] * of_cells[cell][i];
@@ -117,7 +117,7 @@ void weight_grad(const Plan& plan, const Task& task, const Input& input, const I
     Vec* grad_inside = arena.take<Vec>(plan.cell_columns);
 
     sums.clear();
-    const int groups = (plan.taps + kGradTaps - 1) / kGradTaps;
+    const int groups = (plan.tap_count + kGradTaps - 1) / kGradTaps;
     for (int image = task.first_image; image < task.image_end; image++) {
         const ChannelReader reader(plan, task, image, input, input_plane), grad_reader(plan, task, image, grad, grad_plane);
         rows.start(reader, task.first_row);
@@ -130,10 +130,10 @@ void weight_grad(const Plan& plan, const Task& task, const Input& input, const I
                 if (!rows.inside(a, row)) continue;
                 const Vec* sums_of_row = rows(a, row) + task.first_column - rows.first_column();
                 for (int group = 0, t = 0; group < groups; group++) {
-                    const int taps = (plan.taps - t) / (groups - group);
-                    add_products_of[taps - 1](sums_of_row, grad_row, columns, plan.tap_offsets + t,
-                                              sums.of_taps + (int64_t)a * plan.taps + t);
-                    t += taps;
+                    const int count = (plan.tap_count - t) / (groups - group);
+                    add_products_of[count - 1](sums_of_row, grad_row, columns, plan.tap_offsets + t,
+                                              sums.of_taps + (int64_t)a * plan.tap_count + t);
+                    t += count;
                 }
                 if (plan.use_prefix_sums) {
                     const float covered_rows = (float)covered(row + plan.row_offsets[a], plan.cell_heights[a], plan.height);
