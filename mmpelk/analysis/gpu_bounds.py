@@ -45,8 +45,8 @@ class Gpu:
 def _gpu(name: str, sms: int, clock: float, half: float, fused: int, memory: float, warps: int) -> Gpu:
     """Return the peaks, given the SMs, their clock, and the multiply-adds of an SM in float32 for each clock.
 
-    An SM issues 4 instructions of 32 threads for each clock. Its shared memory and L1 are one unit of 32 banks, each of which moves 4
-    bytes for each clock (CUDA C++ Programming Guide, "Shared Memory" of compute capability 5.x, to which 8.x and 9.0 refer).
+    An SM issues 4 instructions of 32 threads for each clock. Shared memory has 32 banks, each of which moves 4 bytes for each clock
+    (CUDA Programming Guide, "Shared Memory Access Patterns"), and is one unit with L1 (Ampere Tuning Guide, 1.4.2.3).
     """
     products = {2: half, 4: half / 2}
     return Gpu(name, products, sms * fused * clock, sms * 128 * clock, sms * 128 * clock, 5120 * clock, memory, warps)
