@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from conftest import CONFIGS, save_untrained
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, BaseTTAModel, MMDistributedDataParallel
 from torch import nn
 
 from mmpelk.models import PeLK
@@ -68,3 +68,19 @@ def save_part(folder: Path) -> Path:
     weights = {f'backbone.{name}': value for name, value in Part().state_dict().items()}
     torch.save(dict(state_dict=weights, meta={}), folder / 'saved.pth')
     return folder / 'saved.pth'
+
+
+def in_wrappers(model: nn.Module) -> nn.Module:
+    """Wrap the model as in a distributed test with test-time augmentation. DDP itself would need a process group."""
+    inner = MMDistributedDataParallel.__new__(MMDistributedDataParallel)
+    nn.Module.__init__(inner)
+    inner.module = model
+
+    class TTA(BaseTTAModel):
+        def merge_preds(self, data_samples_list):
+            raise NotImplementedError
+
+    outer = TTA.__new__(TTA)
+    nn.Module.__init__(outer)
+    outer.module = inner
+    return outer

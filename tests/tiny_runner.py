@@ -1,4 +1,4 @@
-"""A runner that trains a linear layer for a few iterations."""
+"""A runner that trains a linear layer, or another model, for a few iterations."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class Scores(BaseMetric):
         return dict(score=score, other=score)
 
 
-def runner(work_dir, epochs=3, scores=(), resume=False, **options):
+def runner(work_dir, epochs=3, scores=(), resume=False, model=None, **options):
     loader = dict(batch_size=1, num_workers=0, dataset=[(torch.zeros(1),)], sampler=dict(type='DefaultSampler', shuffle=False))
     validation = dict(val_dataloader=loader, val_cfg=dict(), val_evaluator=[Scores(scores)]) if scores else {}
     return NamingRunner(
-        model=Tiny(),
+        model=model or Tiny(),
         work_dir=str(work_dir),
         train_dataloader=loader,
         train_cfg=dict(by_epoch=True, max_epochs=epochs),

@@ -41,15 +41,14 @@ def test_neither_a_palette_nor_a_visualizer_is_needed(tmp_path):
     checkpoint['meta']['dataset_meta'].pop('palette', None)
     torch.save(checkpoint, path)
     cfg = read_config(str(config))
-    del cfg['visualizer']
+    cfg.pop('visualizer')
     image = np.random.default_rng(0).integers(0, 256, (40, 64, 3), dtype=np.uint8)
     inference(init_model(cfg, path, 'cpu'), image, tmp_path / 'drawn', progress=False)
     (picture,) = (tmp_path / 'drawn').iterdir()
     assert cv2.imread(str(picture)).shape == (320, 512, 3)
 
 
-@pytest.mark.parametrize('size', [(1, 1333), (33, 47), (47, 33)])
-@pytest.mark.parametrize('confident', [True, False])
+@pytest.mark.parametrize('size, confident', [((1, 1333), True), ((33, 47), False), ((47, 33), True)])
 def test_detections_on_images_of_odd_sizes(size, confident, tmp_path):
     """COCO's test pipeline. Boxes and masks are in the image's own coordinates. An image may be black or have no detections."""
     pytest.importorskip('mmcv._ext', reason="mmdet needs mmcv's compiled operators")

@@ -19,8 +19,7 @@ def load(folder, text):
 
 
 @needs_exporter
-@pytest.mark.parametrize('text', [CLASSIFIER, SEGMENTOR], ids=['classifier', 'segmentor'])
-@pytest.mark.parametrize('dynamic', [False, True])
+@pytest.mark.parametrize('text, dynamic', [(CLASSIFIER, False), (SEGMENTOR, True)], ids=['classifier', 'dynamic segmentor'])
 def test_a_program_computes_the_logits_of_the_training_model(text, dynamic, tmp_path):
     trained, model = load(tmp_path, text), load(tmp_path, text)
     fold(model)

@@ -8,15 +8,13 @@ import pytest
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.hooks import EMAHook
-from mmengine.model import BaseTTAModel, MMDistributedDataParallel
-from small_models import Part, save_part
+from small_models import Part, in_wrappers, save_part
 from torch import nn
 
 from mmpelk.engine.preflight import check_channels, check_checkpoint, check_data, check_training_state
 from mmpelk.engine.pretrained import prepare_pretrained
 from mmpelk.sparsity.hooks import DynamicSparsityHook
 from mmpelk.utils.errors import InputError
-from mmpelk.utils.wrappers import unwrap
 
 
 def write_image(path):
@@ -150,26 +148,8 @@ def test_check_checkpoint(saved):
         check_checkpoint(saved.with_name('none.pth'), Part())
 
 
-def in_wrappers(model):
-    """Wrap the model as in a distributed test with test-time augmentation. DDP itself would need a process group."""
-    inner = MMDistributedDataParallel.__new__(MMDistributedDataParallel)
-    nn.Module.__init__(inner)
-    inner.module = model
-
-    class TTA(BaseTTAModel):
-        def merge_preds(self, data_samples_list):
-            raise NotImplementedError
-
-    outer = TTA.__new__(TTA)
-    nn.Module.__init__(outer)
-    outer.module = inner
-    return outer
-
-
-def test_wrapped_models_are_unwrapped(saved):
-    model = nn.ModuleDict(dict(backbone=Part()))
-    assert unwrap(model) is model and unwrap(in_wrappers(model)) is model
-    check_checkpoint(saved, in_wrappers(model))
+def test_models_in_wrappers(saved):
+    check_checkpoint(saved, in_wrappers(nn.ModuleDict(dict(backbone=Part()))))
     part = Part(dict(type='Pretrained', checkpoint=str(saved), prefix='neck.'))
     with pytest.raises(InputError, match="no weights under prefix 'neck.'"):
         prepare_pretrained(in_wrappers(nn.Sequential(part)), saved.parent)

@@ -10,7 +10,6 @@ from torch import nn
 from torch.nn.functional import interpolate
 
 from mmpelk.models import PeLK
-from mmpelk.models.block import GRN
 from mmpelk.models.token_mixer import TokenMixer
 from mmpelk.ops import DepthwiseConv2d, PeripheralConv2d
 from mmpelk.utils.torch_compat import TORCH
@@ -84,21 +83,6 @@ def test_large_sizes_are_those_of_convnext():
     for arch in ('atto', 'femto', 'pico', 'nano', 'tiny', 'small', 'base', 'large', 'xlarge'):
         theirs = convnext.arch_settings[arch]
         assert {name: list(sizes) for name, sizes in PeLK.arch_settings[arch].items()} == theirs
-
-
-def test_grn_is_that_of_convnext_v2():
-    """tests/checkpoints/test_foreign_names.py compares whole models."""
-    from mmpretrain.models.utils import GRN as Theirs
-
-    ours, theirs, x = GRN(6), Theirs(6), torch.randn(2, 5, 4, 6)
-    assert torch.equal(ours(x), x)  # at first
-    for module in (ours, theirs):
-        torch.manual_seed(1)
-        nn.init.normal_(module.gamma)
-        nn.init.normal_(module.beta)
-    torch.testing.assert_close(ours(x), theirs(x, data_format='channel_last'))
-    half = ours.bfloat16()(x.bfloat16())
-    assert half.dtype == torch.bfloat16 and torch.allclose(half.float(), theirs(x, data_format='channel_last'), atol=0.1)
 
 
 @pytest.mark.parametrize('pos_embed, channels', [('shared', 1), ('per_channel', 7), (None, 0)])

@@ -1,13 +1,9 @@
-"""Smaller steps for the shared weights of grown kernels: the function for torch, and the hook for mmengine."""
-
-import re
+"""Smaller steps for the shared weights of grown kernels."""
 
 import pytest
 import torch
-from conftest import CONFIGS
 from torch import nn
 
-from mmpelk.checkpoints import read_checkpoint
 from mmpelk.models import grow_kernels, scale_shared_steps
 
 
@@ -74,32 +70,3 @@ def test_removed_handles_and_other_optimizers():
     model[0].weight.requires_grad_(False)
     with pytest.raises(ValueError, match='no grown kernel'):
         scale_shared_steps(model, optimizers[1])
-
-
-def test_the_hook_in_a_config(run_tool, fail_tool, digit_scenes):
-    """Train for two iterations with and without the hook. After the first, the steps of shared weights differ by the root of their taps."""
-    config = digit_scenes / 'grown.py'
-    config.write_text(
-        f"_base_ = '{CONFIGS}/demo/upernet_convnext_atto_grown_digits.py'\nmodel = dict(backbone=dict(kernel_sizes=15))\n"
-    )
-    options = (
-        'train_dataloader.batch_size=2',
-        'train_dataloader.num_workers=0',
-        'train_dataloader.persistent_workers=False',
-        'train_cfg.max_iters=1',
-        'train_cfg.val_interval=9',
-    )
-    hook = 'custom_hooks.0.type=SharedStepsHook'
-    weights = {}
-    for name, more in (('plain', ()), ('scaled', (hook,))):
-        run_tool('train.py', config, '--work-dir', name, '--cfg-options', *options, *more, cwd=digit_scenes)
-        weights[name] = read_checkpoint(digit_scenes / name / 'iter_1.pth')['state_dict']
-    name = next(key for key in weights['plain'] if re.search(r'stages\.0\.0\.depthwise_conv\.weight$', key))
-    plain, scaled = (weights[run][name] for run in ('plain', 'scaled'))
-    # The corner of a 15x15 kernel is one weight for 2x2 taps, which started at 0.
-    assert plain[:, 0, 0, 0].abs().min() > 0
-    torch.testing.assert_close(scaled[:, 0, 0, 0], plain[:, 0, 0, 0] / 2)
-    message = fail_tool(
-        'train.py', f'{CONFIGS}/demo/upernet_convnext_atto_digits.py', '--cfg-options', *options, hook, cwd=digit_scenes
-    )
-    assert "SharedStepsHook needs backbone=dict(type='GrownBackbone', ...)" in message

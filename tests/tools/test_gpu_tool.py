@@ -1,7 +1,6 @@
 """tools/gpu.py on a CPU with tiny sizes: every step, stopping and continuing, failures, and the pages."""
 
 import json
-import os
 import re
 import runpy
 import shutil
@@ -10,7 +9,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from unittest.mock import Mock
 
 import pytest
 import torch
@@ -83,78 +81,6 @@ def test_a_second_call_continues(measured, tmp_path, monkeypatch, capsys):
         gpu_session.run_session(out, 'cpu', 1, small=True)
 
 
-def test_errors_and_lost_processes_leave_the_other_items(tmp_path, monkeypatch):
-    """``work`` stores an error and goes on. An item that was running when its process ended becomes an error, too."""
-
-    def fail():
-        raise ValueError('two\nlines')
-
-    items = dict(first=fail, second=lambda: dict(value=1))
-    monkeypatch.setattr(gpu_session, 'plan', lambda device, scale: dict(step=items))
-    gpu_session.work(str(tmp_path), 'cpu', ['step'], True, float('inf'))
-    stored = gpu_session.read_results(tmp_path)['steps']['step']
-    assert stored['first']['error'] == 'ValueError: two' and stored['second']['value'] == 1
-    assert (tmp_path / 'gpu.md').exists()  # a run that is stopped later has its tables
-
-    def lose(folder, *args):
-        gpu_session._write(folder, gpu_session.read_results(folder) | dict(running=['step', 'third'], started=0.0))
-        return -9
-
-    items['third'] = items['first']
-    monkeypatch.setattr(gpu_session, '_run_process', lose)
-    assert gpu_session.run_session(tmp_path, 'cpu', 1, small=True) == []
-    assert gpu_session.read_results(tmp_path)['steps']['step']['third'] == dict(error='its process ended with code -9')
-
-
-def test_a_page_that_cannot_be_written_loses_no_result(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu_session, 'write_page', lambda results, folder: 1 / 0)
-    monkeypatch.setattr(gpu_session, 'plan', lambda device, scale: dict(step=dict(item=lambda: dict(value=1))))
-    gpu_session.work(str(tmp_path), 'cpu', ['step'], True, float('inf'))
-    assert gpu_session.read_results(tmp_path)['steps']['step']['item']['value'] == 1
-
-
-def test_an_item_of_a_killed_session_is_repeated_once(tmp_path, monkeypatch, capsys):
-    """A process that dies on import is not the fault of the item that ran when an earlier session was killed."""
-    items = dict(first=lambda: dict(value=1))
-    monkeypatch.setattr(gpu_session, 'plan', lambda device, scale: dict(step=items))
-    monkeypatch.setattr(gpu_session, '_run_process', lambda *args: 1)
-
-    def session(**options):
-        assert gpu_session.run_session(tmp_path, 'cpu', 1, small=True, **options) == ([] if stored() else ['step: first'])
-        return stored()
-
-    def stored():
-        return gpu_session.read_results(tmp_path)['steps'].get('step', {}).get('first')
-
-    def kill():
-        results = gpu_session.read_results(tmp_path)
-        gpu_session._write(tmp_path, results | dict(running=['step', 'first'], started=0.0))
-
-    assert session() is None and 'ended with code 1 outside of an item' in capsys.readouterr().err
-    kill()
-    assert session() is None
-    kill()
-    assert session() == dict(error='two sessions were killed while it ran')
-    assert session(retry=True) is None
-    kill()
-    assert session() is None
-
-
-def test_tests_are_repeated_once_their_modules_are_installed(tmp_path, monkeypatch):
-    def found(*lacking):
-        return lambda name: None if name in lacking else 'found'
-
-    monkeypatch.setattr(gpu_measurements, 'find_spec', found('numpy', 'pytest'))
-    result = gpu_measurements.run_tests(('tests/ops',))
-    assert result['needs'] == ['pytest', 'numpy'] and result['summary'].startswith('not run: pytest and numpy not installed')
-    monkeypatch.setattr(gpu_session, 'plan', lambda device, scale: dict(tests=dict(triton=None)))
-    monkeypatch.setattr(gpu_session, '_run_process', lambda *args: 1)
-    gpu_session._write(tmp_path, dict(machine=None, running=None, steps=dict(tests=dict(triton=result))))
-    for lacking, missing in ((('numpy',), []), ((), ['tests: triton'])):
-        monkeypatch.setattr(gpu_session, 'find_spec', found(*lacking))
-        assert gpu_session.run_session(tmp_path, 'cpu', 1, small=True) == missing
-
-
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_processes_too(number, tmp_path):
     command = [sys.executable, TOOLS / 'gpu.py', '--out', tmp_path, *SMALL]
@@ -183,52 +109,6 @@ def children_of(process):
         except OSError:  # it ended meanwhile
             continue
     return found
-
-
-def test_compiled_kernels_are_kept_in_the_folder(tmp_path, monkeypatch):
-    found = []
-
-    def start(command, *, env, **options):
-        found.append(env['TRITON_CACHE_DIR'])
-        return Mock(wait=lambda seconds: 0, poll=lambda: 0)
-
-    monkeypatch.setattr(gpu_session.subprocess, 'Popen', start)
-    monkeypatch.delenv('TRITON_CACHE_DIR', raising=False)
-    gpu_session._run_process(tmp_path, 'cpu', [], True, 0.0)
-    monkeypatch.setenv('TRITON_CACHE_DIR', 'chosen')
-    gpu_session._run_process(tmp_path, 'cpu', [], True, 0.0)
-    assert found == [str(tmp_path / 'triton'), 'chosen']
-
-
-def test_an_orphan_writes_nothing(tmp_path, monkeypatch):
-    """After its session was killed, a process must not write over the results of the next session."""
-    parents = iter((1, 2))
-    monkeypatch.setattr(os, 'getppid', lambda: next(parents))
-    monkeypatch.setattr(gpu_session, 'plan', lambda device, scale: dict(step=dict(item=lambda: dict(value=1))))
-    gpu_session.work(str(tmp_path), 'cpu', ['step'], True, float('inf'))
-    assert gpu_session.read_results(tmp_path)['steps'] == {}
-
-
-def test_batches_that_fit_are_kept(monkeypatch):
-    """CUDA's libraries report a lack of memory as a RuntimeError of their own."""
-    largest = 9
-
-    def training_time(name, batch, *args):
-        if batch > largest:
-            raise RuntimeError('cuDNN error: CUDNN_STATUS_ALLOC_FAILED\nmore')
-        return dict(batch=batch)
-
-    def measure():
-        result = gpu_measurements.largest_batches('PeLK-T', 64, 'cpu', 'float32', gpu_measurements.SMALL)
-        return [row['batch'] for row in result['batches']], result['stopped']
-
-    monkeypatch.setattr(gpu_measurements, 'training_time', training_time)
-    assert measure() == ([2, 4], None)
-    largest = 2
-    assert measure() == ([2], 'batch 4: RuntimeError: cuDNN error: CUDNN_STATUS_ALLOC_FAILED')
-    largest = 0
-    with pytest.raises(RuntimeError):
-        measure()
 
 
 def copy_documents(folder):
@@ -325,15 +205,6 @@ def test_the_documents_are_written_between_their_marks(measured, tmp_path):
     assert '## The operator' in (tmp_path / 'docs/benchmarks/gpu.md').read_text()
     with pytest.raises(gpu_session.InputError, match='there are no results'):
         gpu_page.update_documents(dict(machine=None, steps={}), tmp_path)
-
-
-def test_targets():
-    times = {'F.conv2d': 100.0, 'auto': 5.0, 'copy': 1.0}
-    row = dict(ms={name: dict(median=value) for name, value in times.items()})
-    lines = gpu_page.target_lines(dict(steps=dict(operator={'float32, forward, (16, 46, 128, 51)': row})))
-    assert any('at least 10 | 20.00 | yes |' in line for line in lines)
-    assert any('copy' in line and 'at most 3 | 5.00 | no |' in line for line in lines)
-    assert sum('| not measured |  |' in line for line in lines) == len(lines) - 4
 
 
 def test_results_of_a_cpu_are_not_documented_as_those_of_a_gpu(measured, fail_tool, tmp_path):

@@ -11,7 +11,7 @@ from mmengine.registry import MODELS, VISUALIZERS, init_default_scope
 from torch import nn
 
 from mmpelk.engine.config import read_config
-from mmpelk.utils.errors import InputError, build_errors, first_line, one_line_errors
+from mmpelk.utils.errors import InputError, argument_errors, build_errors, first_line, one_line_errors
 
 DEMOS = dict(
     mmseg='upernet_pelk_atto_digits.py', mmdet='cascade_mask_rcnn_pelk_atto_digits.py', mmpretrain='pelk_atto_digits_cls.py'
@@ -68,6 +68,20 @@ def test_other_errors_keep_their_traceback(error, capsys):
     with pytest.raises(type(error)), one_line_errors():
         raise error
     assert capsys.readouterr().err == ''
+
+
+@pytest.mark.parametrize('error', [ValueError('size must be odd, got 2'), FileExistsError('a.pth exists')], ids=repr)
+def test_rejected_arguments_are_input_errors(error):
+    with pytest.raises(InputError, match=f'^{error}$') as caught, argument_errors():
+        raise error
+    assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize('error', [TypeError('x'), FileNotFoundError('x'), KeyError('x')], ids=repr)
+def test_errors_that_no_argument_causes_pass_through(error):
+    with pytest.raises(type(error)) as caught, argument_errors():
+        raise error
+    assert caught.value is error
 
 
 def build(scope, **options):
