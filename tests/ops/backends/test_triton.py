@@ -76,7 +76,7 @@ def test_taps_refuse_large_dense_kernels(monkeypatch):
         depthwise_conv2d(x, w, backend='taps')
     # 'auto' does not even consider it.
     monkeypatch.setattr('mmpelk.ops.backends.fastest', lambda candidates, *_: candidates[max(candidates)])
-    x = SimpleNamespace(device=torch.device('cuda'), dtype=x.dtype, shape=x.shape)
+    x = SimpleNamespace(device=torch.device('cuda'), dtype=x.dtype, shape=x.shape, stride=x.stride, is_contiguous=x.is_contiguous)
     monkeypatch.setattr('mmpelk.ops.backends.available_backends', lambda device, dtype: ('dense', 'fft', 'taps'))
     assert choose_backend('auto', x, (1,) * 31, (1,) * 31) is BACKENDS['fft']
     assert choose_backend('auto', x, (1,) * 5, (1,) * 5) is BACKENDS['taps']
