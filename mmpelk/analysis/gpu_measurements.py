@@ -189,7 +189,7 @@ def graph_times(shape: Shape, device: str, precision: str, scale: Scale) -> dict
         call = _forward_call(shape, device, precision, backend)
         graph, _ = gpu_checks.capture(call, device)
         calls |= {backend: call, f'{backend}, CUDA graph': graph.replay}
-    return _calls_times('CUDA graph beside plain calls', calls, shape, device, precision, scale)
+    return _calls_times('channels_last, CUDA graph beside plain calls', calls, shape, device, precision, scale)
 
 
 def part_times(shape: Shape, device: str, precision: str, scale: Scale) -> dict:
@@ -198,7 +198,7 @@ def part_times(shape: Shape, device: str, precision: str, scale: Scale) -> dict:
     for backend in gpu_checks.TRITON_BACKENDS:
         call = _forward_call(shape, device, precision, backend)
         calls |= {f'{backend}, {name}': partial(_with_parts, size, call) for name, size in MAX_MAPS_BYTES.items()}
-    return _calls_times('sizes of the parts', calls, shape, device, precision, scale)
+    return _calls_times('channels_last, sizes of the parts', calls, shape, device, precision, scale)
 
 
 def _with_parts(size: int, call: Callable[[], object]) -> None:
@@ -221,9 +221,10 @@ def parts_of(size: int) -> Iterator[None]:
 
 
 def _forward_call(shape: Shape, device: str, precision: str, backend: str) -> Callable[[], object]:
+    """Prepare a call of the operator in channels_last, as the networks call it."""
     n, c, size, k = shape
     grid = default_grid(k)
-    x = torch.randn(n, c, size, size, device=device, dtype=PRECISIONS[precision])
+    x = torch.randn(n, c, size, size, device=device).to(PRECISIONS[precision], memory_format=torch.channels_last)
     w = torch.randn(c, 1, grid.weight_size, grid.weight_size, device=device, dtype=PRECISIONS[precision])
     return torch.no_grad()(partial(peripheral_conv2d, x, w, grid, backend=backend))
 

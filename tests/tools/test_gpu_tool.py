@@ -209,6 +209,11 @@ def test_an_orphan_writes_nothing(tmp_path, monkeypatch):
     assert gpu_session.read_results(tmp_path)['steps'] == {}
 
 
+def test_graphs_and_parts_are_timed_in_the_layout_of_the_networks():
+    output = gpu_measurements._forward_call((1, 3, 9, 13), 'cpu', 'bfloat16', 'fft')()
+    assert output.dtype == torch.bfloat16 and output.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_batches_that_fit_are_kept(monkeypatch):
     """CUDA's libraries report a lack of memory as a RuntimeError of their own."""
     largest = 9
