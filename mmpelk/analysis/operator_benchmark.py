@@ -104,7 +104,8 @@ def operator_calls(
     These are the peripheral convolution with every backend (with 'auto' and Triton's backends also in channels_last), and the operators
     of other networks of the same width, which convolve all 8/3 C channels: ConvNeXt's 7x7 kernel and SLaK's stripes. 'copy' reads and
     writes the map, which is the lower bound set by memory. 'matrix product' is the lower bound set by arithmetic, for MATRIX^3
-    multiply-adds. RepLKNet's implicit GEMM is included if it is installed. On a GPU, each call uses the next of several inputs, which together exceed the cache.
+    multiply-adds. RepLKNet's implicit GEMM is included if it is installed. On a GPU, each call uses the next of several inputs,
+    which together exceed the cache.
 
     Args:
         shape: (N, C, H = W, K).
