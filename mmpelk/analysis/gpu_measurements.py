@@ -152,9 +152,14 @@ def plan(device: str, scale: Scale) -> dict[str, dict[str, Callable[[], dict]]]:
 def compile_most(device: str, scale: Scale) -> dict[str, int]:
     """Compile the kernels of the items before the sweep, except for the tests."""
     dtypes, sizes = list(PRECISIONS.values()), {size for _, size in (*scale.inference, scale.training)}
+    parts = []
+    for size in MAX_MAPS_BYTES.values():
+        with parts_of(size):
+            parts += gpu_compilation.operator_variants(scale.shapes[:1], dtypes)
     variants = (
         *gpu_compilation.check_variants(),
         *gpu_compilation.operator_variants(scale.shapes, dtypes),
+        *parts,
         *gpu_compilation.network_variants(sizes, dtypes),
     )
     return gpu_compilation.compile_kernels(variants, gpu_compilation.current_target(device))
