@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from importlib import import_module
 from itertools import product
 from typing import NamedTuple
@@ -39,18 +40,29 @@ COMPUTE = {
 NETWORKS = ('PeLK-T', 'PeLK-101-T', 'SLaK-T')  # those with large kernels that Triton can compute
 
 
+@dataclass(frozen=True)
+class Unaligned:
+    """A tensor that does not start at a multiple of 16 bytes. For one that does, its type is enough."""
+
+    dtype: torch.dtype
+
+    def data_ptr(self) -> int:
+        """Return an address that is not a multiple of 16."""
+        return 1
+
+
 class Variant(NamedTuple):
     """What Triton compiles a kernel for.
 
     Attributes:
         module, name: Where the kernel is.
-        arguments: For each argument, the type of its tensor, or a number that Triton treats like the argument.
+        arguments: For each argument, the type of its tensor, :class:`Unaligned`, or a number that Triton treats like the argument.
         constants: Constants and options of the compiler by name.
     """
 
     module: str
     name: str
-    arguments: tuple[torch.dtype | int, ...]
+    arguments: tuple[torch.dtype | Unaligned | int, ...]
     constants: tuple[tuple[str, object], ...]
 
     @property
@@ -102,10 +114,15 @@ class _EveryTritonBackend(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def _representative(parameter: object, value: object) -> torch.dtype | int:
-    """Return a value for which Triton compiles the same kernel. It distinguishes numbers that are 1 and multiples of 16."""
+def _representative(parameter: object, value: object) -> torch.dtype | Unaligned | int:
+    """Return a value for which Triton compiles the same kernel.
+
+    It distinguishes numbers that are 1 and multiples of 16, and addresses that are multiples of 16 bytes. torch allocates memory at
+    such addresses.
+    """
     if isinstance(value, Tensor):
-        return value.dtype
+        aligned = parameter.do_not_specialize or value.storage_offset() * value.itemsize % 16 == 0
+        return value.dtype if aligned else Unaligned(value.dtype)
     if parameter.do_not_specialize:
         return 2
     return 1 if value == 1 else 16 if value % 16 == 0 else 2

@@ -152,9 +152,14 @@ def plan(device: str, scale: Scale) -> dict[str, dict[str, Callable[[], dict]]]:
 def compile_most(device: str, scale: Scale) -> dict[str, int]:
     """Compile the kernels of the items before the sweep, except for the tests."""
     dtypes, sizes = list(PRECISIONS.values()), {size for _, size in (*scale.inference, scale.training)}
+    parts = []
+    for size in MAX_MAPS_BYTES.values():
+        with parts_of(size):
+            parts += gpu_compilation.operator_variants(scale.shapes[:1], dtypes)
     variants = (
         *gpu_compilation.check_variants(),
         *gpu_compilation.operator_variants(scale.shapes, dtypes),
+        *parts,
         *gpu_compilation.network_variants(sizes, dtypes),
     )
     return gpu_compilation.compile_kernels(variants, gpu_compilation.current_target(device))
@@ -189,7 +194,7 @@ def graph_times(shape: Shape, device: str, precision: str, scale: Scale) -> dict
         call = _forward_call(shape, device, precision, backend)
         graph, _ = gpu_checks.capture(call, device)
         calls |= {backend: call, f'{backend}, CUDA graph': graph.replay}
-    return _calls_times('CUDA graph beside plain calls', calls, shape, device, precision, scale)
+    return _calls_times('channels_last, CUDA graph beside plain calls', calls, shape, device, precision, scale)
 
 
 def part_times(shape: Shape, device: str, precision: str, scale: Scale) -> dict:
@@ -198,7 +203,7 @@ def part_times(shape: Shape, device: str, precision: str, scale: Scale) -> dict:
     for backend in gpu_checks.TRITON_BACKENDS:
         call = _forward_call(shape, device, precision, backend)
         calls |= {f'{backend}, {name}': partial(_with_parts, size, call) for name, size in MAX_MAPS_BYTES.items()}
-    return _calls_times('sizes of the parts', calls, shape, device, precision, scale)
+    return _calls_times('channels_last, sizes of the parts', calls, shape, device, precision, scale)
 
 
 def _with_parts(size: int, call: Callable[[], object]) -> None:
@@ -221,9 +226,10 @@ def parts_of(size: int) -> Iterator[None]:
 
 
 def _forward_call(shape: Shape, device: str, precision: str, backend: str) -> Callable[[], object]:
+    """Prepare a call of the operator in channels_last, as the networks call it."""
     n, c, size, k = shape
     grid = default_grid(k)
-    x = torch.randn(n, c, size, size, device=device, dtype=PRECISIONS[precision])
+    x = torch.randn(n, c, size, size, device=device).to(PRECISIONS[precision], memory_format=torch.channels_last)
     w = torch.randn(c, 1, grid.weight_size, grid.weight_size, device=device, dtype=PRECISIONS[precision])
     return torch.no_grad()(partial(peripheral_conv2d, x, w, grid, backend=backend))
 

@@ -15,6 +15,7 @@ from mmpelk.ops import SharingGrid, available_backends, peripheral_conv2d
 from mmpelk.ops.cells import crop
 
 from .benchmark_report import Report, Settings, measure
+from .gpu_checks import TRITON_BACKENDS
 from .timing import Timing
 
 # (N, C, height = width, K).
@@ -102,10 +103,11 @@ def operator_calls(
 ) -> dict[str, Callable[[], object]]:
     """Prepare the calls to compare, by name.
 
-    These are the peripheral convolution with every backend and in both memory layouts, and the operators of other networks of the same
-    width, which convolve all 8/3 C channels: ConvNeXt's 7x7 kernel and SLaK's stripes. 'copy' reads and writes the map, which is the
-    lower bound set by memory. 'matrix product' is the lower bound set by arithmetic, for MATRIX^3 multiply-adds. RepLKNet's implicit
-    GEMM is included if it is installed. On a GPU, each call uses the next of several inputs, which together exceed the cache.
+    These are the peripheral convolution with every backend (with 'auto' and Triton's backends also in channels_last), and the operators
+    of other networks of the same width, which convolve all 8/3 C channels: ConvNeXt's 7x7 kernel and SLaK's stripes. 'copy' reads and
+    writes the map, which is the lower bound set by memory. 'matrix product' is the lower bound set by arithmetic, for MATRIX^3
+    multiply-adds. RepLKNet's implicit GEMM is included if it is installed. On a GPU, each call uses the next of several inputs,
+    which together exceed the cache.
 
     Args:
         shape: (N, C, H = W, K).
@@ -142,8 +144,11 @@ def operator_calls(
     calls = {'auto': case(c, small, partial(peripheral_conv2d, grid=grid))}
     calls['auto, channels_last'] = case(c, small, partial(peripheral_conv2d, grid=grid), last=True)
     for backend in available_backends(device, dtype):
+        convolve = partial(peripheral_conv2d, grid=grid, backend=backend)
         if backend != 'dense':
-            calls[backend] = case(c, small, partial(peripheral_conv2d, grid=grid, backend=backend))
+            calls[backend] = case(c, small, convolve)
+        if backend in TRITON_BACKENDS:  # each of them copies its output in one of the layouts
+            calls[f'{backend}, channels_last'] = case(c, small, convolve, last=True)
     if gemm := implicit_gemm(c, k, device, dtype):
         calls['implicit GEMM'] = case(c, [(k, k)], gemm)
     calls['F.conv2d'] = case(c, [(k, k)], depthwise)

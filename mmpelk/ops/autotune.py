@@ -22,6 +22,8 @@ from mmpelk.utils.errors import InputError, first_line
 from mmpelk.utils.files import write_atomically
 from mmpelk.version import __version__
 
+from .layout import memory_format
+
 FILE = 'MMPELK_AUTOTUNE_FILE'
 # Training on images of many sizes must not time the backends again and again. After this many classes of sizes for one kernel, the
 # choice of the nearest class is reused.
@@ -53,7 +55,7 @@ def fastest(
 
     Args:
         candidates: Backends by name, in order of preference.
-        input: (N, C, H, W).
+        input: (N, C, H, W). Memory layouts are timed separately.
         rows, columns: Cell sizes of the kernel, cropped to the map.
         backward: Whether to time the gradient of the weight instead of the convolution.
 
@@ -86,22 +88,25 @@ def size_class(shape: tuple[int, int, int, int]) -> tuple[int, int]:
 
 def _kernel_key(input: Tensor, rows: Sequence[int], columns: Sequence[int], backward: bool) -> str:
     """Describe what the choice depends on except for the size of the map. Kernel sizes are within a factor of two."""
+    layout = str(memory_format(input)).removeprefix('torch.')
     name = torch.cuda.get_device_name(input.device) if input.device.type == 'cuda' else str(input.device)
     cells = f'{len(rows)}x{len(columns)} cells of {sum(rows).bit_length()}x{sum(columns).bit_length()} bits'
     what = 'gradient of the weight' if backward else 'convolution'
-    return f'{name}, torch {torch.__version__}, mmpelk {__version__}, {input.dtype}, {what}, {cells}'
+    return f'{name}, torch {torch.__version__}, mmpelk {__version__}, {input.dtype}, {layout}, {what}, {cells}'
 
 
 def _measure(candidates: Mapping[str, ModuleType], x: Tensor, rows: Sequence[int], columns: Sequence[int], backward: bool) -> str:
     # No random numbers are drawn, so that seeded training does not depend on what is measured.
     weight = torch.ones(x.shape[1], 1, len(rows), len(columns), device=x.device, dtype=x.dtype)
+    # A backend that cannot write in this layout copies its result, which counts.
+    out = torch.empty_like(x, memory_format=memory_format(x))
     # Backends can share a function, which is timed once.
     functions: dict[Callable, str] = {}
     for name, backend in candidates.items():
         functions.setdefault(backend.weight_grad if backward else backend.forward, name)
     times, errors = {}, []
     for function, name in functions.items():
-        arguments = (x, x, rows, columns) if backward else (x, weight, None, rows, columns)
+        arguments = (x, x, rows, columns) if backward else (x, weight, None, rows, columns, out)
 
         def call(function: Callable = function, arguments: tuple = arguments) -> None:
             function(*arguments)

@@ -199,7 +199,7 @@ def test_graphs_are_timed_beside_plain_calls(monkeypatch):
     (line,) = (
         line for line in gpu_page.page_lines(dict(steps=dict(operator=dict(graphs=result)))) if 'beside plain calls' in line
     )
-    assert line == 'float32, forward, (1, 2, 4, 5), CUDA graph beside plain calls:'
+    assert line == 'float32, forward, (1, 2, 4, 5), channels_last, CUDA graph beside plain calls:'
 
 
 def test_expected_backends_depend_on_the_device_and_type(monkeypatch):

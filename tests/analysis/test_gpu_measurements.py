@@ -1,6 +1,7 @@
-"""The largest batches. tests/tools/test_gpu_tool.py runs all measurements."""
+"""The largest batches, and the memory layout of the timed calls. tests/tools/test_gpu_tool.py runs all measurements."""
 
 import pytest
+import torch
 
 from mmpelk.analysis import gpu_measurements
 
@@ -25,3 +26,8 @@ def test_batches_that_fit_are_kept(monkeypatch):
     largest = 0
     with pytest.raises(RuntimeError):
         measure()
+
+
+def test_graphs_and_parts_are_timed_in_the_layout_of_the_networks():
+    output = gpu_measurements._forward_call((1, 3, 9, 13), 'cpu', 'bfloat16', 'fft')()
+    assert output.dtype == torch.bfloat16 and output.is_contiguous(memory_format=torch.channels_last)

@@ -10,6 +10,8 @@ from mmpelk.analysis import operator_benchmark
 from mmpelk.analysis.benchmark_report import Settings
 from mmpelk.analysis.operator_benchmark import benchmark_operator, operator_calls, operator_work, work_table
 from mmpelk.analysis.timing import Timing
+from mmpelk.ops.backends import BACKENDS
+from mmpelk.ops.layout import memory_format
 
 SHAPE = (1, 3, 9, 31)
 
@@ -25,6 +27,22 @@ def test_all_backends_and_layouts_compute_the_same():
     assert calls['7x7, 8/3 C']().shape == calls['stripes, 8/3 C']().shape == (1, 8, 9, 9)
     input_gradient, weight_gradient = operator_calls(SHAPE, True, 'cpu')['auto']()
     assert input_gradient.shape == (1, 3, 9, 9) and weight_gradient.shape[:2] == (3, 1)
+
+
+def test_triton_is_timed_in_both_layouts(monkeypatch):
+    found = {}
+    monkeypatch.setattr(operator_benchmark, 'available_backends', lambda device, dtype: ('dense', 'fft', 'taps', 'triton'))
+    monkeypatch.setattr(operator_benchmark, 'peripheral_conv2d', lambda x, w, grid, backend: (backend, memory_format(x)))
+    calls = operator_calls(SHAPE, False, 'cpu')
+    for name in set(calls) & {f'{backend}{layout}' for backend in BACKENDS for layout in ('', ', channels_last')}:
+        found[name] = calls[name]()
+    assert found == {
+        'fft': ('fft', torch.contiguous_format),
+        'taps': ('taps', torch.contiguous_format),
+        'taps, channels_last': ('taps', torch.channels_last),
+        'triton': ('triton', torch.contiguous_format),
+        'triton, channels_last': ('triton', torch.channels_last),
+    }
 
 
 def test_work_by_hand():

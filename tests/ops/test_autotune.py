@@ -6,10 +6,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmpelk.analysis.gpu_checks import deterministic_algorithms
+from mmpelk.analysis.gpu_compilation import COMPUTE
+from mmpelk.analysis.plain_networks import plain_backbone
 from mmpelk.ops import SharingGrid, autotune
 from mmpelk.ops.cells import crop
+from mmpelk.ops.layout import memory_format
 from mmpelk.utils.errors import InputError
 
 CELLS = (1, 3, 1)
@@ -26,7 +30,11 @@ class Recorder:
             )
 
     def record(self, name, direction):
-        return lambda *args: self.calls.append((name, direction))
+        def function(*arguments):
+            self.calls.append((name, direction))
+            self.arguments = arguments
+
+        return function
 
     def seconds(self, call, device):
         call()
@@ -48,9 +56,9 @@ def recorder(monkeypatch):
     return recorder
 
 
-def fastest(recorder, *shape, names='abc', backward=False, cells=CELLS):
+def fastest(recorder, *shape, names='abc', backward=False, cells=CELLS, layout=torch.contiguous_format):
     candidates = {name: getattr(recorder, name) for name in names}
-    return autotune.fastest(candidates, torch.empty(shape), cells, cells, backward)
+    return autotune.fastest(candidates, torch.empty(shape, memory_format=layout), cells, cells, backward)
 
 
 def test_the_fastest_backend_is_measured_once_for_each_class_of_sizes(recorder):
@@ -64,13 +72,41 @@ def test_the_fastest_backend_is_measured_once_for_each_class_of_sizes(recorder):
     assert len(recorder.calls) == 6
 
 
-@pytest.mark.parametrize('other', [dict(backward=True), dict(cells=(1, 1, 1, 1, 1)), dict(cells=(5, 3, 5))], ids=str)
-def test_passes_and_kernels_are_measured_separately(recorder, other):
+@pytest.mark.parametrize(
+    'other',
+    [dict(backward=True), dict(cells=(1, 1, 1, 1, 1)), dict(cells=(5, 3, 5)), dict(layout=torch.channels_last)],
+    ids=str,
+)
+def test_passes_kernels_and_layouts_are_measured_separately(recorder, other):
     fastest(recorder, 2, 3, 9, 9)
     recorder.times.update(a=0.5)
     assert fastest(recorder, 2, 3, 9, 9, **other) is recorder.a
     direction = 'weight_grad' if other.get('backward') else 'forward'
     assert recorder.calls[3:] == [('a', direction), ('b', direction), ('c', direction)]
+
+
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+def test_the_convolution_is_timed_into_the_layout_of_the_map(recorder, layout):
+    x = torch.empty(2, 7, 9, 9, memory_format=layout)[:, :3]
+    autotune.fastest(dict(a=recorder.a, b=recorder.b), x, CELLS, CELLS, False)
+    out = recorder.arguments[-1]
+    assert out.shape == x.shape and out.is_contiguous(memory_format=layout)
+
+
+def test_the_backbone_calls_the_operator_in_one_layout():
+    """Training would otherwise time the backends for each layout."""
+    layouts = []
+
+    class Record(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function in COMPUTE:
+                layouts.append(memory_format(args[0]))
+            return function(*args, **(kwargs or {}))
+
+    backbone = plain_backbone('PeLK-T', True, depths=(1, 1, 1, 1), channels=(8, 16, 16, 16))
+    with Record():
+        sum(output.square().sum() for output in backbone(torch.randn(2, 3, 64, 64))).backward()
+    assert layouts == 4 * 2 * 3 * [torch.channels_last]  # stages, branches, and calls in both passes
 
 
 def test_many_classes_reuse_the_nearest(recorder, monkeypatch):
@@ -94,9 +130,8 @@ def test_the_number_of_measurements_of_training_on_coco(recorder):
             cropped = crop(cells, h // stride)[0], crop(cells, w // stride)[0]
             for backward in (False, True):
                 candidates = dict(a=recorder.a, b=recorder.b)
-                autotune.fastest(
-                    candidates, torch.empty(2, channels, h // stride, w // stride, device='meta'), *cropped, backward
-                )
+                x = torch.empty(2, channels, h // stride, w // stride, device='meta', memory_format=torch.channels_last)
+                autotune.fastest(candidates, x, *cropped, backward)
     assert len(recorder.calls) == 2 * 30  # two candidates each
 
 
@@ -111,7 +146,7 @@ def test_choices_are_kept_in_a_file(recorder, monkeypatch, tmp_path):
     monkeypatch.setenv(autotune.FILE, str(path))
     assert fastest(recorder, 2, 3, 9, 9) is recorder.b
     (kernel,) = json.loads(path.read_text()).items()
-    assert 'torch.float32, convolution' in kernel[0] and kernel[1] == {'1 3': 'b'}
+    assert 'torch.float32, contiguous_format, convolution' in kernel[0] and kernel[1] == {'1 3': 'b'}
 
     def restart():
         monkeypatch.setattr(autotune, '_FASTEST', {})

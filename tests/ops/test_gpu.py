@@ -6,17 +6,16 @@ import torch
 from cases import HALVES, SIZES, assert_same_bits, check_against_loops, relative_error
 from reference import box_correlate, correlate, expand
 
-from mmpelk.analysis.gpu_checks import deterministic_algorithms
+from mmpelk.analysis.gpu_checks import MAX_ERRORS, deterministic_algorithms, max_error
 from mmpelk.ops import SharingGrid, autotune, available_backends, describe_backends, peripheral_conv2d
 from mmpelk.ops.backends import BACKENDS, choose_backend
 
 HERE = torch.cuda.is_available()
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not HERE, reason='torch sees no GPU')]
-TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 3e-3, torch.bfloat16: 1e-2}
 HALF = (torch.float16, torch.bfloat16)
 BACKENDS_HERE = [  # in half types, dense is only as accurate as torch
     (name, dtype)
-    for dtype in TOLERANCE
+    for dtype in MAX_ERRORS
     for name in (available_backends('cuda', dtype) if HERE else ())
     if name != 'dense' or dtype not in HALF
 ]
@@ -32,7 +31,7 @@ def exact(monkeypatch):
 @pytest.mark.parametrize('index', range(len(HALVES)))
 def test_output_and_gradients_match_the_loops(index, backend, dtype):
     for size in SIZES[index % 4 :: 4]:
-        check_against_loops(HALVES[index], size, dtype, backend, TOLERANCE[dtype], 'cuda')
+        check_against_loops(HALVES[index], size, dtype, backend, max_error(backend, dtype), 'cuda')
 
 
 @pytest.mark.parametrize('backend, dtype', BACKENDS_HERE)
@@ -47,8 +46,8 @@ def test_large_maps(half, shape, backend, dtype):
     expected, expected_grad = box_correlate(x, weight[:, 0], half, up)
     output = peripheral_conv2d(torch.from_numpy(x).to('cuda', dtype), w, grid, backend=backend)
     output.backward(torch.from_numpy(up).to('cuda', dtype))
-    assert relative_error(output, expected) < TOLERANCE[dtype]
-    assert relative_error(w.grad, expected_grad[:, None]) < TOLERANCE[dtype]
+    assert relative_error(output, expected) < max_error(backend, dtype)
+    assert relative_error(w.grad, expected_grad[:, None]) < max_error(backend, dtype)
 
 
 def test_triton_is_available():
@@ -118,7 +117,7 @@ def test_auto_on_a_large_map_matches_the_reference():
     x = torch.randn(2, 46, 56, 56, device='cuda')
     weight, pixels = w[:, 0].double().cpu().numpy(), x.double().cpu().numpy()
     expected, _ = box_correlate(pixels, weight, grid.half, pixels)
-    assert relative_error(peripheral_conv2d(x, w, grid), expected) < TOLERANCE[torch.float32]
+    assert relative_error(peripheral_conv2d(x, w, grid), expected) < max_error('auto', torch.float32)
 
 
 def test_deterministic_algorithms_select_triton_without_measuring(monkeypatch):

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from mmpelk.ops.autotune import fastest
+from mmpelk.ops.layout import memory_format
 from mmpelk.utils.errors import InputError
 
 from . import dense, fft, native, triton
@@ -39,6 +40,7 @@ class Call(NamedTuple):
 
     Attributes:
         shape: (N, C, H, W) of the map.
+        memory_format: Its memory layout.
         kernel_size: (kh, kw), cropped to the map.
         weight_size: Number of cells of the kernel along both axes, cropped to the map.
         weight_grad: Whether the call computes the gradient of the weight instead of the convolution.
@@ -47,6 +49,7 @@ class Call(NamedTuple):
     device: torch.device
     dtype: torch.dtype
     shape: tuple[int, int, int, int]
+    memory_format: torch.memory_format
     kernel_size: tuple[int, int]
     weight_size: tuple[int, int]
     weight_grad: bool
@@ -124,7 +127,7 @@ def choose_backend(name: str, input: Tensor, rows: Sequence[int], columns: Seque
 
 def _record(chosen: ModuleType, input: Tensor, rows: Sequence[int], columns: Sequence[int], backward: bool) -> None:
     kernel_size, weight_size = (sum(rows), sum(columns)), (len(rows), len(columns))
-    call = Call(input.device, input.dtype, tuple(input.shape), kernel_size, weight_size, backward)
+    call = Call(input.device, input.dtype, tuple(input.shape), memory_format(input), kernel_size, weight_size, backward)
     name = chosen.__name__.rpartition('.')[2]
     if _CHOICES.get(call) == name:
         return

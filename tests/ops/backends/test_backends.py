@@ -32,7 +32,7 @@ def test_choices_are_recorded_and_logged_once(monkeypatch, caplog):
         peripheral_conv2d(x, w, SharingGrid.peripheral(31)).sum().backward()
     peripheral_conv2d(x, w, SharingGrid.peripheral(31), backend='fft')  # not a choice
     assert [(tuple(call)[2:], name in BACKENDS) for call, name in chosen_backends().items()] == [
-        (((2, 3, 9, 8), (17, 15), (9, 9), weight_grad), True) for weight_grad in (False, True)
+        (((2, 3, 9, 8), torch.contiguous_format, (17, 15), (9, 9), weight_grad), True) for weight_grad in (False, True)
     ]
     assert [record.getMessage().startswith("'auto' chose ") for record in caplog.records] == [True, True]
     monkeypatch.setattr(package, 'MAX_CHOICES', 2)

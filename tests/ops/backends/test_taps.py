@@ -30,13 +30,20 @@ def test_taps_match_the_loops(half, size, dtype):
     check_against_loops(half, size, dtype, 'taps', TOLERANCE[dtype], DEVICE, batch_and_channels=3)
 
 
+@pytest.mark.parametrize('block, size', [((2, 2, 4, 1), (3, 11)), (taps.BLOCKS[1], (3, 22))])
+def test_taps_with_several_blocks_of_a_map(block, size, monkeypatch):
+    """The maps have 3 channels."""
+    monkeypatch.setattr(taps, 'BLOCKS', (block,))
+    check_against_loops([2, 1, 1], size, torch.float32, 'taps', 1e-5, DEVICE, batch_and_channels=4)
+
+
 def test_taps_refuse_large_dense_kernels(monkeypatch):
     x, w = torch.randn(1, 1, 20, 20, device=DEVICE), torch.randn(1, 1, 31, 31, device=DEVICE)
     with pytest.raises(InputError, match='at most 24 columns of cells, got 31'):
         depthwise_conv2d(x, w, backend='taps')
     # 'auto' does not even consider it.
     monkeypatch.setattr('mmpelk.ops.backends.fastest', lambda candidates, *_: candidates[max(candidates)])
-    x = SimpleNamespace(device=torch.device('cuda'), dtype=x.dtype, shape=x.shape)
+    x = SimpleNamespace(device=torch.device('cuda'), dtype=x.dtype, shape=x.shape, stride=x.stride, is_contiguous=x.is_contiguous)
     monkeypatch.setattr('mmpelk.ops.backends.available_backends', lambda device, dtype: ('dense', 'fft', 'taps'))
     assert choose_backend('auto', x, (1,) * 31, (1,) * 31) is BACKENDS['fft']
     assert choose_backend('auto', x, (1,) * 5, (1,) * 5) is BACKENDS['taps']

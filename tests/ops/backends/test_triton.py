@@ -39,6 +39,22 @@ def test_a_map_with_more_columns_than_a_program():
     check_against_loops([5, 2, 1, 1], (2, 150), torch.float32, 'triton', 1e-5, DEVICE, batch_and_channels=2)
 
 
+@pytest.mark.parametrize(
+    'kernel, size, block', [(*key, block) for key, blocks in triton_backend.BLOCKS.items() for block in blocks[1:]], ids=str
+)
+def test_other_blocks_than_the_first_match_the_loops(kernel, size, block, monkeypatch):
+    """Where nothing is timed, a call uses the first block."""
+    original = triton_backend.blocks
+
+    def blocks(name, *arguments):
+        found = original(name, *arguments)
+        return tuple(sorted(found, key=lambda other: other != block)) if name == kernel else found
+
+    monkeypatch.setattr(triton_backend, 'blocks', blocks)
+    dtype = torch.float32 if size == 4 else torch.float16
+    check_against_loops([4, 1], (2, 140), dtype, 'triton', TOLERANCE[dtype], DEVICE, batch_and_channels=2)
+
+
 @pytest.mark.parametrize('backend', ['taps', 'triton'])
 def test_parts_and_other_layouts(backend, monkeypatch):
     """A map is processed in parts of its channels or images, is read in any layout, and is written in any layout."""

@@ -53,7 +53,7 @@ def box_means(
         target += maps_t
 
 
-@triton.jit(do_not_specialize=['row_cells', 'column_cells', 'taps', 'offset'])
+@triton.jit(do_not_specialize=['weight', 'row_cells', 'column_cells', 'taps', 'offset'])
 def spread_taps(
     weight, sizes, cells, factors, row_cells, column_cells, taps, offset, stride_c, stride_r, stride_w, length,
     SHIFTS: tl.constexpr, BLOCK: tl.constexpr,
@@ -92,7 +92,9 @@ def _add_product(total, left, right, PRECISION: tl.constexpr):
         return tl.dot(left, right, total, input_precision=PRECISION)
 
 
-@triton.jit(do_not_specialize=['images', 'channels', 'height', 'width', 'row_cells', 'kinds', 'reach', 'offset', 'size_class'])
+@triton.jit(
+    do_not_specialize=['bias', 'images', 'channels', 'height', 'width', 'row_cells', 'kinds', 'reach', 'offset', 'size_class']
+)
 def correlate(
     maps, factors, bias, y, kind_of, shift_of, images, channels, height, width, row_cells, kinds, reach, offset, rows, pitch, length,
     stride_n, stride_c, stride_h, size_class,
