@@ -38,7 +38,7 @@ def box_means(
     row, column = position // pitch - pad, position % pitch
     source = x + image.to(tl.int64) * stride_n + channel.to(tl.int64)[:, None] * stride_c + column[None, :] * stride_w
     inside = (channel < channels)[:, None] & (column < width)[None, :]
-    target = maps + image.to(tl.int64) * maps_n + channel.to(tl.int64)[:, None] * maps_c + position[None, :] * maps_p
+    target = maps + image.to(tl.int64) * maps_n + channel.to(tl.int64)[:, None] * maps_c + position.to(tl.int64)[None, :] * maps_p
     written = (channel < channels)[:, None] & (position < rows * pitch)[None, :]
     total = tl.zeros((CHANNELS, POSITIONS), tl.float32)
     done = 0
