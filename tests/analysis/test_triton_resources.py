@@ -15,16 +15,20 @@ from mmpelk.analysis.triton_resources import KERNELS, compile_variants
 from mmpelk.utils.errors import InputError
 
 PRODUCTS = ('correlate', 'weight_grad')
-# taps takes ten times as long to compile as the others, so one type is compiled here. bfloat16 and the
-# other sizes are left to the command: tools/triton_report.py compiles all variants.
+# taps takes ten times as long to compile as the others. For sm_90, only the variant that needs the most registers is compiled.
+# bfloat16 and the other sizes are left to the command: tools/triton_report.py compiles all variants.
 SCRIPT = """
 import json
 import torch
 from mmpelk.analysis.triton_resources import KERNELS, compile_variants
+from mmpelk.ops.backends.triton import taps
 
 others = [name for name in KERNELS if name != 'taps']
 rows = compile_variants([80, 90], [torch.float16, torch.float32], others)
-print(json.dumps(rows + compile_variants([80, 90], [torch.float32], ['taps'])))
+rows += compile_variants([80], [torch.float32], ['taps'])
+taps.BLOCKS = taps.BLOCKS[:1]
+rows += compile_variants([90], [torch.float32], ['taps'], kernel_size=101)
+print(json.dumps(rows))
 """
 
 

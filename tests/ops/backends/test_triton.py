@@ -1,6 +1,7 @@
 """The Triton kernels against the float64 loops, on a GPU or else in Triton's interpreter."""
 
 import sys
+from collections import defaultdict
 from types import SimpleNamespace
 
 import numpy as np
@@ -84,6 +85,19 @@ def test_no_axis_of_a_grid_can_overflow(monkeypatch):
     x = torch.empty(256, 384, 14, 14, dtype=torch.bfloat16, device='meta')
     triton_backend.box_means(x, (1,), 0)
     assert grids == [(256 * 384,)]
+
+
+@pytest.mark.parametrize('channels_last, images', [(False, 2), (True, 1)])
+def test_more_positions_than_32_bits_can_count(channels_last, images, monkeypatch):
+    launched = []
+    kernel = defaultdict(lambda: lambda *arguments, **constants: launched.append(arguments))
+    monkeypatch.setattr(triton_backend, '_kernels', lambda: SimpleNamespace(box_means=kernel))
+    x = torch.empty(2, 1, 2**31 // (16 * images), 16, device='meta', dtype=torch.float16)
+    with pytest.raises(InputError, match=f'got 2 maps of {x.shape[2]} x 16'):
+        triton_backend.box_means(x, (1,), 0, channels_last)
+    assert not launched
+    triton_backend.box_means(x[:, :, 1:], (1,), 0, channels_last)
+    assert len(launched) == 1
 
 
 def test_where_nothing_is_timed_the_block_of_an_earlier_call_is_used(monkeypatch):

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from mmpelk.ops.autotune import may_measure
-from mmpelk.utils.errors import first_line
+from mmpelk.utils.errors import InputError, first_line
 
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
 _FAILURES: dict[tuple[Callable, torch.device, torch.dtype], str | None] = {}
@@ -39,6 +39,7 @@ _FASTEST: dict[tuple, tuple[int, ...]] = {}
 # The maps of means are written and read again in parts of this size, which the L2 cache of an A100 or H100 can hold.
 MAX_MAPS_BYTES = 2**25
 ALIGNMENT = 16
+MAX_POSITIONS = 2**31 - 1
 
 
 def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
@@ -195,6 +196,10 @@ def box_means(x: Tensor, heights: tuple[int, ...], pad: int, channels_last: bool
     Returns:
         (C, len(heights), N, H + pad, W rounded up to a multiple of 16), or (len(heights), N, H + pad, W, C rounded up) if
         ``channels_last``.
+
+    Raises:
+        InputError: If the positions exceed 32-bit numbers, which the kernels count them with. 64-bit numbers would take so many
+            registers that ``kernels.correlate`` spills.
     """
     n, c, h, w = x.shape
     if channels_last:
@@ -205,6 +210,9 @@ def box_means(x: Tensor, heights: tuple[int, ...], pad: int, channels_last: bool
         strides = *maps.stride()[:3], 1
     pitch = maps.shape[3] if channels_last else maps.shape[4]
     size = (h + pad) * pitch
+    # The other kernels count the positions of all images of a channel, except for taps.
+    if (size if channels_last else n * size) > MAX_POSITIONS:
+        raise InputError(f'the Triton kernels compute at most {MAX_POSITIONS} positions at once, got {n} maps of {h} x {w}')
     # A warp reads adjacent numbers: columns, or channels in channels_last.
     channels, positions = (32, 32) if channels_last or x.stride(3) != 1 else (1, 1024)
     blocks = -(-size // positions)

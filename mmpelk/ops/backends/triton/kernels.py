@@ -2,7 +2,8 @@
 
 A row of cells of height t adds a matrix product to the outputs of a block: the means over t rows of the map, times a Toeplitz matrix of
 the taps of this row. The products run on the tensor cores and are summed in float32. They use means instead of sums, so that float16
-cannot overflow where its input did not. The cells of a kernel determine only loop bounds, so one compilation works for all grids.
+cannot overflow where its input did not. The taps are multiplied by t and must not overflow then: with t = 42, weights up to 1559 are
+safe. The cells of a kernel determine only loop bounds, so one compilation works for all grids.
 
 ``box_means`` and ``spread_taps`` first write both factors to memory in such a form that ``correlate`` and ``weight_grad`` read them in
 aligned pieces of 16 bytes. Triton turns these loads into asynchronous copies to shared memory, several steps ahead of the products.
@@ -38,7 +39,7 @@ def box_means(
     row, column = position // pitch - pad, position % pitch
     source = x + image.to(tl.int64) * stride_n + channel.to(tl.int64)[:, None] * stride_c + column[None, :] * stride_w
     inside = (channel < channels)[:, None] & (column < width)[None, :]
-    target = maps + image.to(tl.int64) * maps_n + channel.to(tl.int64)[:, None] * maps_c + position[None, :] * maps_p
+    target = maps + image.to(tl.int64) * maps_n + channel.to(tl.int64)[:, None] * maps_c + position.to(tl.int64)[None, :] * maps_p
     written = (channel < channels)[:, None] & (position < rows * pitch)[None, :]
     total = tl.zeros((CHANNELS, POSITIONS), tl.float32)
     done = 0

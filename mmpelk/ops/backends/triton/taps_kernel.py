@@ -67,7 +67,7 @@ def taps(
                     added = total[column + 1 - EDGES[edge]] - step[edge] * prefix
                     total = total[: column + 1 - EDGES[edge]] + (added,) + total[column + 2 - EDGES[edge] :]
     offset = tl.load(bias + channel, mask=channel < biases, other=0.0)[None, :]
-    results = y + (image.to(tl.int64) * stride_n + line * stride_h + first * stride_w)[:, None] + channel[None, :]
+    results = y + (image.to(tl.int64) * stride_n + line.to(tl.int64) * stride_h + first * stride_w)[:, None] + channel[None, :]
     for column in tl.static_range(COLUMNS):
         mask = (valid & (first + column < width))[:, None] & used[None, :]
         tl.store(results + column * stride_w, (total[column] + offset).to(y.dtype.element_ty), mask=mask)
