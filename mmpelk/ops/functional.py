@@ -131,7 +131,7 @@ def _convolved_channels(input: Tensor, weight: Tensor, partial: bool) -> tuple[i
     Raises:
         ValueError: If ``input`` is not an (N, C, H, W) tensor of a supported type with non-empty maps.
     """
-    if input.ndim != 4 or min(input.shape[1:]) < 1:
+    if input.ndim != 4 or any(size < 1 for size in input.shape[1:]):
         raise ValueError(f'input must have shape (N, C, H, W) with C, H, W at least 1, got {tuple(input.shape)}')
     check_type(input)
     channels = input.shape[1]

@@ -121,7 +121,8 @@ def _check_weight_grad(grad: Tensor, input: Tensor, rows: Sequence[int], columns
 
 
 def _check_cells(input: Tensor, rows: Sequence[int], columns: Sequence[int]) -> None:
-    if input.ndim != 4 or min(input.shape[1:]) < 1:
+    # min() of the sizes would compare them with each other, and so restrict a graph that is compiled or exported for any size.
+    if input.ndim != 4 or any(size < 1 for size in input.shape[1:]):
         raise ValueError(f'input must have shape (N, C, H, W) with C, H, W at least 1, got {tuple(input.shape)}')
     for cells in (rows, columns):
         if not cells or min(cells) < 1 or sum(cells) % 2 == 0 or list(cells) != list(cells)[::-1]:

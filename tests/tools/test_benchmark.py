@@ -23,13 +23,13 @@ SMALL = dict(depths=(1, 1, 1, 1), channels=(16, 16, 16, 16))
 
 
 @pytest.fixture
-def run_here(monkeypatch, capsys):
+def run_here(monkeypatch, capfd):
     """Run the tool in this process, and return what it printed."""
 
     def run(*arguments):
         monkeypatch.setattr(sys, 'argv', ['benchmark.py', *map(str, arguments)])
         runpy.run_path(str(TOOLS / 'benchmark.py'))['main']()
-        return capsys.readouterr().out
+        return capfd.readouterr().out
 
     return run
 
@@ -40,8 +40,8 @@ def rows_of(text):
     return {row[0]: row[1:] for row in rows}
 
 
-def test_operator(run_tool, fail_tool, tmp_path):
-    printed = run_tool('benchmark.py', 'op', '--shape', 1, 3, 9, 31, '--backward', *QUICK, '--out', tmp_path)
+def test_operator(run_here, tmp_path):
+    printed = run_here('op', '--shape', 1, 3, 9, 31, '--backward', *QUICK, '--out', tmp_path)
     assert '| (1, 3, 9, 31) |' in printed and 'forward and backward' in printed
     page = (tmp_path / 'op_backward.md').read_text()
     assert '`python tools/benchmark.py op --shape 1 3 9 31 --backward' in page and '| (1, 3, 9, 31) |' in page
@@ -139,15 +139,19 @@ def test_wrong_arguments(fail_tool, tmp_path):
     assert '--batch must be at least 2, because' in fail_tool('benchmark.py', 'train', '--batch', 1, cwd=tmp_path)
 
 
-def test_memory_of_configs(run_tool, fail_tool, tmp_path):
-    small = [f'{CONFIGS}/demo/{name}.py' for name in ('upernet_convnext_atto_digits', 'upernet_convnext_atto_grown_digits')]
-    printed = run_tool('benchmark.py', 'memory', *small, '--size', 64, '--device', 'cpu')
-    memory = dict(re.findall(r'\| (.+\.py) \| (\d+) \|', printed))
-    assert list(memory) == small and all(int(value) > 10 for value in memory.values())
+def memory_of(printed):
+    return {name: int(value) for name, value in re.findall(r'\| (.+\.py) \| (\d+) \|', printed)}
+
+
+def test_memory_of_a_config(run_here, fail_tool, tmp_path):
+    """The backbone is inside another one."""
+    config = f'{CONFIGS}/demo/upernet_convnext_atto_grown_digits.py'
+    (memory,) = memory_of(run_here('memory', config, '--size', 64, '--device', 'cpu')).items()
+    assert memory[0] == config and memory[1] > 10
     assert 'config none.py does not exist' in fail_tool('benchmark.py', 'memory', 'none.py', cwd=tmp_path)
 
 
-def test_memory_of_a_detector(run_tool):
+def test_memory_of_a_detector(run_here):
     pytest.importorskip('mmcv._ext', reason="mmdet needs mmcv's compiled operators")
-    printed = run_tool('benchmark.py', 'memory', f'{CONFIGS}/demo/cascade_mask_rcnn_pelk_atto_digits.py', '--size', 64)
-    assert int(re.search(r'\.py \| (\d+) \|', printed)[1]) > 10
+    config = f'{CONFIGS}/demo/cascade_mask_rcnn_pelk_atto_digits.py'
+    assert memory_of(run_here('memory', config, '--size', 64, '--device', 'cpu'))[config] > 10
