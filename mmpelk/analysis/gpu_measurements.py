@@ -246,6 +246,8 @@ def inference_times(batch: int, size: int, device: str, precision: str, scale: S
         from .model_benchmarks import classifiers
 
         models = classifiers()
+        for name in ('PeLK-T', 'PeLK-101-T'):
+            models[name].backbone.switch_to_deploy(keep_grid=True)  # eval mode would fold in every call on a GPU
     else:
         with torch.device(device):  # the initial values of large networks take seconds on a CPU
             models = {
