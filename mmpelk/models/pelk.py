@@ -282,7 +282,7 @@ class PeLKConvNeXt(BaseModule):
         Raises:
             InputError: If the input is smaller than 32x32.
         """
-        if any(size < MIN_INPUT for size in x.shape[-2:]):
+        if x.shape[-2] < MIN_INPUT or x.shape[-1] < MIN_INPUT:
             raise InputError(f'PeLK needs inputs of at least {MIN_INPUT}x{MIN_INPUT}, got {x.shape[-2]}x{x.shape[-1]}')
         given = memory_format(x)
         # Norms and MLPs work on the channels of each position. If channels are adjacent in memory, no copies are needed.

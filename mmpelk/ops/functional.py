@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .operator import check_type, convolve_on_cells
+from .operator import check_shape, check_type, convolve_on_cells
 from .sharing_grid import SharingGrid
 
 POS_EMBED_MODES = ('literal', 'inside')
@@ -131,8 +131,7 @@ def _convolved_channels(input: Tensor, weight: Tensor, partial: bool) -> tuple[i
     Raises:
         ValueError: If ``input`` is not an (N, C, H, W) tensor of a supported type with non-empty maps.
     """
-    if input.ndim != 4 or any(size < 1 for size in input.shape[1:]):
-        raise ValueError(f'input must have shape (N, C, H, W) with C, H, W at least 1, got {tuple(input.shape)}')
+    check_shape(input)
     check_type(input)
     channels = input.shape[1]
     passed = channels - weight.shape[0] if partial and 0 < weight.shape[0] <= channels else 0

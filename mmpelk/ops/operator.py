@@ -78,6 +78,13 @@ def _cast(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return tensor if tensor is None or tensor.dtype == torch.float64 else tensor.to(dtype)
 
 
+def check_shape(input: Tensor) -> None:
+    """Raise ValueError unless the tensor has the shape (N, C, H, W), with C, H, and W at least 1."""
+    # min() of the sizes would compare them with each other, and so restrict a graph that is compiled or exported for any size.
+    if input.ndim != 4 or input.shape[1] < 1 or input.shape[2] < 1 or input.shape[3] < 1:
+        raise ValueError(f'input must have shape (N, C, H, W) with C, H, W at least 1, got {tuple(input.shape)}')
+
+
 def check_type(input: Tensor) -> None:
     """Raise ValueError unless the tensor has one of ``TYPES``."""
     if input.dtype not in TYPES:
@@ -121,9 +128,7 @@ def _check_weight_grad(grad: Tensor, input: Tensor, rows: Sequence[int], columns
 
 
 def _check_cells(input: Tensor, rows: Sequence[int], columns: Sequence[int]) -> None:
-    # min() of the sizes would compare them with each other, and so restrict a graph that is compiled or exported for any size.
-    if input.ndim != 4 or any(size < 1 for size in input.shape[1:]):
-        raise ValueError(f'input must have shape (N, C, H, W) with C, H, W at least 1, got {tuple(input.shape)}')
+    check_shape(input)
     for cells in (rows, columns):
         if not cells or min(cells) < 1 or sum(cells) % 2 == 0 or list(cells) != list(cells)[::-1]:
             raise ValueError(f'cells must be positive, symmetric, and of an odd sum, got {list(cells)}')
