@@ -168,6 +168,18 @@ def tool_env() -> dict[str, str]:
 
 
 @pytest.fixture
+def run_main(monkeypatch, capfd):
+    """Run the main function of a tool in this process, where a test can patch the package, and return what it printed."""
+
+    def run(tool: str, *args: object) -> str:
+        monkeypatch.setattr(sys, 'argv', [tool, *map(str, args)])
+        runpy.run_path(str(TOOLS / tool))['main']()
+        return capfd.readouterr().out
+
+    return run
+
+
+@pytest.fixture
 def fail_tool(monkeypatch, capfd):
     """Run a tool that must fail in this process, and return its one-line error message."""
 

@@ -11,8 +11,9 @@ from mmengine.config import Config, ConfigDict
 from mmpelk.engine.runner import build_runner
 
 from . import reach_comparison as reach
+from .configs import set_run
 from .kernel_comparison import mean_and_spread
-from .measurement_series import measure_missing
+from .measurement_series import measure_seeds
 from .training_log import read_scalars
 
 SIZE = 224
@@ -70,8 +71,8 @@ def way_config(name: str, seed: int, root: Path) -> Config:
         backbone = ConfigDict(type='GrownBackbone', backbone=backbone, kernel_sizes=way.kernel_sizes)
     cfg.model.backbone = backbone
     cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), *way.hooks]
-    cfg.work_dir = str(_work_dir(name, seed, root))
-    cfg.experiment_name = cfg.visualizer.name = f'growing_{_work_dir(name, seed, root).name}'
+    folder = _work_dir(name, seed, root)
+    set_run(cfg, folder, f'growing_{folder.name}', seed)
     if way.from_start:
         cfg.optim_wrapper.optimizer.lr *= FINE_TUNING
         cfg.load_from = str(_work_dir('start: 7x7', seed, root) / f'iter_{START}.pth')
@@ -89,13 +90,8 @@ def train(name: str, seed: int, root: Path) -> dict[str, float]:
 
 def compare(seeds: int, root: Path) -> str:
     """Train in all ways that have no result yet, and return the table of results."""
-
-    def measure(run: str) -> dict[str, float]:
-        name, seed = run.rsplit('/', 1)
-        return train(name, int(seed), root)
-
-    runs = [f'{name}/{seed}' for seed in range(seeds) for name in WAYS]
-    return results_as_markdown(measure_missing(runs, measure, root / 'results.json'), seeds)
+    results = measure_seeds(list(WAYS), seeds, lambda name, seed: train(name, seed, root), root / 'results.json')
+    return results_as_markdown(results, seeds)
 
 
 def results_as_markdown(results: Mapping[str, Mapping[str, float]], seeds: int) -> str:

@@ -13,8 +13,8 @@ from mmengine.config import Config
 from mmpelk.engine.training import train
 from mmpelk.utils.errors import InputError
 
-from .configs import packaged_config
-from .measurement_series import measure_missing
+from .configs import packaged_config, set_run
+from .measurement_series import measure_seeds
 from .paper import TABLE5
 from .training_log import read_scalars
 
@@ -57,11 +57,8 @@ def run_config(name: str, seed: int, epochs: int, root: Path) -> Config:
     cfg.train_cfg.update(max_epochs=epochs, val_interval=epochs)
     cfg.param_scheduler[1].end = epochs
     cfg.custom_hooks = [dict(type='EMAHook', momentum=0.02, priority='ABOVE_NORMAL')]
-    cfg.default_hooks.checkpoint.type = 'AtomicCheckpointHook'
-    cfg.randomness.seed = seed
     folder = root / f'{epochs}e' / re.sub(r'\W+', '_', f'{name}_{seed}')
-    cfg.visualizer.name = folder.name  # mmengine keeps one log, and one visualizer, per name
-    cfg.update(work_dir=str(folder), experiment_name=folder.name, launcher='none', log_level='ERROR')
+    set_run(cfg, folder, folder.name, seed)
     return cfg
 
 
@@ -86,14 +83,10 @@ def compare(seeds: int, epochs: int, root: Path) -> str:
     """
     if not Path('data/digits').is_dir():
         raise InputError('data/digits does not exist; make it with python tools/make_digits.py')
-
-    def measure(run: str) -> float:
-        name, seed = run.rsplit('/', 1)
-        return train_variant(name, int(seed), epochs, root)
-
-    # All variants with the first seed come before any with the second, so that an interrupted comparison is still fair.
-    runs = [f'{name}/{seed}' for seed in range(seeds) for name in VARIANTS]
-    return results_as_markdown(measure_missing(runs, measure, root / f'results_{epochs}e.json'), seeds, epochs)
+    results = measure_seeds(
+        list(VARIANTS), seeds, lambda name, seed: train_variant(name, seed, epochs, root), root / f'results_{epochs}e.json'
+    )
+    return results_as_markdown(results, seeds, epochs)
 
 
 def results_as_markdown(results: Mapping[str, float], seeds: int, epochs: int) -> str:

@@ -37,6 +37,19 @@ def measure_missing(names: Sequence[str], measure: Callable[[str], Any], path: P
     return results
 
 
+def measure_seeds(names: Sequence[str], seeds: int, measure: Callable[[str, int], Any], path: Path) -> dict[str, Any]:
+    """Measure each name with each seed, as in :func:`measure_missing`. The results are named '<name>/<seed>'.
+
+    All names with the first seed come before any with the second, so that an interrupted comparison is still fair.
+    """
+
+    def measure_run(run: str) -> Any:
+        name, seed = run.rsplit('/', 1)
+        return measure(name, int(seed))
+
+    return measure_missing([f'{name}/{seed}' for seed in range(seeds) for name in names], measure_run, path)
+
+
 def _read(path: Path) -> dict[str, Any]:
     """Read the results of an earlier, interrupted series."""
     try:

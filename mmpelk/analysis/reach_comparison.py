@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmpelk.datasets import make_keyed_rows
 from mmpelk.engine.runner import build_runner
 
-from .configs import packaged_config
+from .configs import packaged_config, set_run
 from .kernel_comparison import ALL_CHANNELS, LAST_STAGE, mean_and_spread
 from .measurement_series import measure_missing
 from .model_benchmarks import peak_memory
@@ -87,14 +87,10 @@ def run_config(run: Run, iterations: int, root: Path) -> Config:
     cfg.train_cfg.update(max_iters=iterations, val_interval=iterations)
     cfg.param_scheduler[0].end = cfg.param_scheduler[1].begin = warm_up
     cfg.param_scheduler[1].end = iterations
-    hook = dict(type='AtomicCheckpointHook', interval=iterations, save_optimizer=False, save_param_scheduler=False)
-    cfg.default_hooks.checkpoint.update(hook)
+    cfg.default_hooks.checkpoint.update(interval=iterations, save_optimizer=False, save_param_scheduler=False)
     cfg.default_hooks.logger.interval = min(50, iterations)
-    cfg.randomness.seed = run.seed
     folder = work_dir(run, iterations, root)
-    name = '_'.join(folder.parts[-4:])
-    cfg.visualizer.name = name  # mmengine keeps one log, and one visualizer, per name
-    cfg.update(work_dir=str(folder), experiment_name=name, launcher='none', log_level='ERROR')
+    set_run(cfg, folder, '_'.join(folder.parts[-4:]), run.seed)
     return cfg
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mmpelk.models import PeLK
 from mmpelk.models.backbones import depthwise_kernels, large_kernel_backbones
 from mmpelk.models.growing import GrownConv2d, describe_resizing
-from mmpelk.utils.errors import InputError
+from mmpelk.utils.errors import InputError, argument_errors
 
 from .reading import model_weights
 
@@ -53,10 +53,8 @@ def resized_shapes(weights: Mapping[str, Tensor], model: nn.Module) -> tuple[dic
         if isinstance(module, PeLK):
             lines += module.fit_kernels(shapes, prefix)
         elif isinstance(module, GrownConv2d):
-            try:
+            with argument_errors():
                 grids = module.fit_kernel(shapes, prefix)
-            except ValueError as error:
-                raise InputError(str(error)) from error
             if grids is not None:
                 lines.append(f'{prefix}weight: {describe_resizing(*grids)}')
     return shapes, lines

@@ -113,7 +113,7 @@ def _is_from_config(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def argument_errors() -> Iterator[None]:
-    """Turn the errors with which a function rejects its arguments into an InputError, where the user has given the arguments."""
+    """Turn the errors with which a function rejects its arguments into an InputError, because they come from the user."""
     try:
         yield
     except (ValueError, FileExistsError) as error:

@@ -2,14 +2,13 @@
 
 import json
 import re
-import runpy
-import sys
 import time
+from functools import partial
 
 import cv2
 import pytest
 import torch
-from conftest import CONFIGS, TOOLS
+from conftest import CONFIGS
 from torch import nn
 
 from mmpelk.analysis import model_benchmarks, operator_benchmark
@@ -23,21 +22,23 @@ SMALL = dict(depths=(1, 1, 1, 1), channels=(16, 16, 16, 16))
 
 
 @pytest.fixture
-def run_here(monkeypatch, capfd):
-    """Run the tool in this process, and return what it printed."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, 'argv', ['benchmark.py', *map(str, arguments)])
-        runpy.run_path(str(TOOLS / 'benchmark.py'))['main']()
-        return capfd.readouterr().out
-
-    return run
+def run_here(run_main):
+    return partial(run_main, 'benchmark.py')
 
 
 def rows_of(text):
     """Return the cells of the rows of a table after the name of each row."""
     rows = [[cell.strip() for cell in line.strip('|').split('|')] for line in text.splitlines() if line.startswith('| ')]
     return {row[0]: row[1:] for row in rows}
+
+
+def named_cells(printed, page, names):
+    """Return the cells of each row by column. The page has the printed table, with a row for each name."""
+    rows = rows_of(printed)
+    assert rows == rows_of(page.read_text())
+    header = rows.pop('model')
+    assert list(rows) == list(names)
+    return {name: dict(zip(header, row, strict=True)) for name, row in rows.items()}
 
 
 def test_operator(run_here, tmp_path):
@@ -86,12 +87,7 @@ def test_models(monkeypatch, run_here, tmp_path):
     record = json.loads((tmp_path / 'model_32_deploy.json').read_text())
     medians = {name: result['median'] for name, result in record['milliseconds'].items()}
     assert list(medians) == list(models) and medians[SLAK] > 40 and medians[WIDE] > 160
-    rows = rows_of(printed)
-    assert rows == rows_of((tmp_path / 'model_32_deploy.md').read_text())
-    header = rows.pop('model')
-    assert list(rows) == list(models)
-    for name, row in rows.items():
-        cells = dict(zip(header, row, strict=True))
+    for name, cells in named_cells(printed, tmp_path / 'model_32_deploy.md', models).items():
         assert float(cells['images/s']) == pytest.approx(3000 / medians[name], abs=0.01)
         assert float(cells['ms']) == pytest.approx(medians[name], abs=0.06)
         assert float(cells[f'over {WIDE}']) == pytest.approx(medians[WIDE] / medians[name], abs=0.001)
@@ -119,17 +115,13 @@ def test_training_steps(monkeypatch, run_here, tmp_path):
     assert record['precision'] == 'bfloat16' and record['command'].startswith('python tools/benchmark.py train --batch 2')
     results = record['milliseconds']
     assert {name: result['peak_mib'] for name, result in results.items()} == memory
-    rows = rows_of(printed)
-    assert rows == rows_of((tmp_path / 'train.md').read_text())
-    header = rows.pop('model')
-    assert list(rows) == list(configs)
-    for name, row in rows.items():
-        cells = dict(zip(header, row, strict=True))
+    table = named_cells(printed, tmp_path / 'train.md', configs)
+    for name, cells in table.items():
         assert cells['ms a step'] == f'{results[name]["median"]:.0f}'
         ratio = results[name]['median'] / results[WIDE]['median']
         assert float(cells[f'time over {WIDE}']) == pytest.approx(ratio, abs=0.001)
         assert cells['peak memory (MiB)'] == f'{memory[name]:.0f}'
-    assert [row[-1] for row in rows.values()] == ['0.750', '1.000']
+    assert [list(cells.values())[-1] for cells in table.values()] == ['0.750', '1.000']
 
 
 def test_wrong_arguments(fail_tool, tmp_path):

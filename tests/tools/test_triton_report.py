@@ -1,23 +1,16 @@
 """What tools/triton_report.py prints. tests/analysis/test_triton_resources.py compiles kernels."""
 
-import runpy
-import sys
+from functools import partial
 
 import pytest
-from conftest import TOOLS
 
 from mmpelk.analysis import triton_resources
 from mmpelk.analysis.gpu_bounds import bound_lines
 
 
 @pytest.fixture
-def report(monkeypatch, capsys):
-    def run(*arguments):
-        monkeypatch.setattr(sys, 'argv', ['triton_report.py', *map(str, arguments)])
-        runpy.run_path(str(TOOLS / 'triton_report.py'))['main']()
-        return capsys.readouterr().out
-
-    return run
+def report(run_main):
+    return partial(run_main, 'triton_report.py')
 
 
 @pytest.fixture
