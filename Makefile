@@ -10,7 +10,7 @@
 #   make test-torch      Run the tests that depend on torch: operator, models, checkpoints, sparsity, configs, and one training and test.
 #   make test-transformers  Run the tests that need transformers, which cannot be installed together with OneDL's mmpretrain.
 #   make test            Install everything, with mmcv's compiled operators, check the style, and run all tests.
-#   make gpu             Check and measure mmpelk on a GPU, for 9 minutes. Repeat it until nothing is missing. It installs nothing.
+#   make gpu             Check and measure mmpelk on a GPU, for 8 minutes. Repeat it until nothing is missing. It installs nothing.
 #                        GPU_ARGS='--retry --minutes 20' passes options of tools/gpu.py.
 #   make gpu-docs        Write the results into the documentation.
 #   make sanitize        Run the native library's cases under AddressSanitizer, UndefinedBehaviorSanitizer, and ThreadSanitizer.
@@ -148,10 +148,10 @@ wheel:
 	ls dist
 
 gpu:
-	PYTHONPATH=. $(GPU_PYTHON) tools/gpu.py $(GPU_ARGS)
+	PYTHONPATH=.$${PYTHONPATH:+:$$PYTHONPATH} $(GPU_PYTHON) tools/gpu.py $(GPU_ARGS)
 
 gpu-docs:
-	PYTHONPATH=. $(GPU_PYTHON) tools/gpu.py --write-docs $(GPU_ARGS)
+	PYTHONPATH=.$${PYTHONPATH:+:$$PYTHONPATH} $(GPU_PYTHON) tools/gpu.py --write-docs $(GPU_ARGS)
 
 docs: env-docs
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet

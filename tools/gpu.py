@@ -21,7 +21,7 @@ from mmpelk.utils.errors import InputError, one_line_errors
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', type=Path, default=Path('work_dirs/gpu'), help='folder of the results; default: %(default)s')
-    parser.add_argument('--minutes', type=float, default=9, help='when to stop; default: %(default)s')
+    parser.add_argument('--minutes', type=float, default=8, help='when to stop; default: %(default)s')
     parser.add_argument('--steps', nargs='+', help='steps to run; default: all')
     parser.add_argument('--device', default='cuda', help='default: %(default)s')
     parser.add_argument('--small', action='store_true', help='use tiny sizes, to test this tool')

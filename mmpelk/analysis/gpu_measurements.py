@@ -22,13 +22,13 @@ from mmpelk.utils.errors import first_line
 
 from . import gpu_checks, gpu_compilation, plain_networks
 from .benchmark_report import PRECISIONS
-from .operator_benchmark import GPU_SHAPES, SWEEP, Shape, default_grid, operator_calls, operator_work
+from .operator_benchmark import GPU_SHAPES, SWEEP, Shape, copies_beyond_cache, default_grid, operator_calls, operator_work
 from .timing import interleaved
 from .triton_resources import compile_variants
 
 TESTS = Path(__file__).parents[2] / 'tests'
 OPENMMLAB = all(find_spec(name) for name in ('mmengine', 'mmcv', 'mmseg', 'mmpretrain'))
-WIDE, SLAK = 'ConvNeXt-T x 1.3', 'SLaK-T, published'
+OURS, WIDE, SLAK = 'auto', 'ConvNeXt-T x 1.3', 'SLaK-T, published'
 TRAINED = ('PeLK-T', 'PeLK-101-T', WIDE, 'SLaK-T')
 TEST_MODULES = ('pytest', 'hypothesis', 'numpy')
 # Bytes of the maps of means that are written and read again in one part.
@@ -104,14 +104,12 @@ def plan(device: str, scale: Scale) -> dict[str, dict[str, Callable[[], dict]]]:
     steps['operator'] = operator_items((largest,), precisions[:2])
     if on_gpu:
         for precision in precisions[:2]:
-            steps['operator'][f'{precision}, CUDA graph beside plain calls, {largest}'] = partial(
+            steps['operator'][f'{precision}, CUDA graphs beside plain calls, {largest}'] = partial(
                 graph_times, largest, device, precision, scale
             )
             steps['operator'][f'{precision}, sizes of the parts, {largest}'] = partial(
                 part_times, largest, device, precision, scale
             )
-    # The items above keep their places.
-    steps['operator'] |= operator_items(scale.shapes, precisions)
     steps['inference'] = {
         f'{precision}, batch {batch}, {size} px': partial(inference_times, batch, size, device, precision, scale)
         for batch, size in scale.inference
@@ -127,8 +125,9 @@ def plan(device: str, scale: Scale) -> dict[str, dict[str, Callable[[], dict]]]:
         for precision in precisions[:2]
         for name in (TRAINED[0], WIDE)
     }
-    if on_gpu and TESTS.is_dir():
-        steps['tests'] = {name: partial(run_tests, arguments) for name, arguments in TEST_GROUPS.items()}
+    steps['shapes'] = {
+        name: item for name, item in operator_items(scale.shapes, precisions).items() if name not in steps['operator']
+    }
     if on_gpu:
         steps['sweep_compilation'] = {'kernels of the sweep': partial(compile_sweep, device, scale)}
     steps['sweep'] = {
@@ -144,9 +143,17 @@ def plan(device: str, scale: Scale) -> dict[str, dict[str, Callable[[], dict]]]:
         for precision in precisions[:2]
         for name in TRAINED[:3]
     }
+    if on_gpu and TESTS.is_dir():
+        steps['tests'] = {name: partial(run_tests, arguments) for name, arguments in TEST_GROUPS.items()}
+    for step in ('operator', 'inference', 'training', 'profile', 'shapes', 'sweep', 'batches'):
+        steps[step] = {name: with_fair_cudnn(item) for name, item in steps[step].items()}
     if on_gpu:  # last, because it needs no GPU: tools/triton_report.py can do the same elsewhere
         steps['kernels'] = {'registers, spills, and shared memory': partial(kernel_resources, device)}
     return steps
+
+
+# By default, cuDNN would round float32 to tf32, which the Triton backends do not, and would not time its algorithms, as they do.
+with_fair_cudnn = torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False)
 
 
 def compile_most(device: str, scale: Scale) -> dict[str, int]:
@@ -180,35 +187,51 @@ def kernel_resources(device: str) -> dict:
 def operator_times(shape: tuple, backward: bool, device: str, precision: str, scale: Scale) -> dict:
     """Time all calls of :func:`operator_calls` for one shape."""
     calls = operator_calls(shape, backward, device, PRECISIONS[precision])
+    lacking = gpu_checks.lacking_backends(device, PRECISIONS[precision])
+    if (name := 'F.conv2d, channels_last') in calls:
+        try:
+            calls[name]()
+        except RuntimeError as error:  # cuDNN has no algorithm for it
+            del calls[name]
+            lacking[name] = first_line(error)
     times = interleaved(calls, device, scale.rounds, scale.budget)
     work = operator_work(shape, backward)
-    lacking = gpu_checks.lacking_backends(device, PRECISIONS[precision])
     ms = {name: asdict(time) for name, time in times.items()}
     return dict(shape=shape, backward=backward, precision=precision, **work, lacking=lacking, ms=ms)
 
 
 def graph_times(shape: Shape, device: str, precision: str, scale: Scale) -> dict:
-    """Time replays of CUDA graphs beside plain calls. The difference is the overhead of the launches."""
+    """Time replays of CUDA graphs beside plain calls. The difference is the overhead of the launches.
+
+    A call processes several maps in turn, which together exceed the cache. The times are those of one map.
+    """
+    n, c, size, _ = shape
+    count = copies_beyond_cache(n * c * size * size * PRECISIONS[precision].itemsize, device)
     calls = {}
-    for backend in gpu_checks.TRITON_BACKENDS:
-        call = _forward_call(shape, device, precision, backend)
+    for name in (OURS, *gpu_checks.TRITON_BACKENDS, 'copy'):
+        call = partial(_call_each, [_forward_call(shape, device, precision, name) for _ in range(count)])
         graph, _ = gpu_checks.capture(call, device)
-        calls |= {backend: call, f'{backend}, CUDA graph': graph.replay}
-    return _calls_times('channels_last, CUDA graph beside plain calls', calls, shape, device, precision, scale)
+        calls |= {name: call, f'{name}, CUDA graph': graph.replay}
+    return _calls_times('channels_last, CUDA graphs beside plain calls', calls, shape, device, precision, scale, count)
+
+
+def _call_each(calls: list[Callable[[], object]]) -> list[object]:
+    return [call() for call in calls]
 
 
 def part_times(shape: Shape, device: str, precision: str, scale: Scale) -> dict:
-    """Time the Triton backends with maps of means that are written in parts of several sizes (``MAX_MAPS_BYTES``)."""
+    """Time the Triton backends with maps of means that are written in parts of several sizes (``MAX_MAPS_BYTES``).
+
+    CUDA graphs are timed, because many small parts would measure the time of the launches.
+    """
     calls = {}
     for backend in gpu_checks.TRITON_BACKENDS:
         call = _forward_call(shape, device, precision, backend)
-        calls |= {f'{backend}, {name}': partial(_with_parts, size, call) for name, size in MAX_MAPS_BYTES.items()}
+        for name, size in MAX_MAPS_BYTES.items():
+            with parts_of(size):
+                graph, _ = gpu_checks.capture(call, device)
+            calls[f'{backend}, {name}'] = graph.replay
     return _calls_times('channels_last, sizes of the parts', calls, shape, device, precision, scale)
-
-
-def _with_parts(size: int, call: Callable[[], object]) -> None:
-    with parts_of(size):
-        call()
 
 
 @contextmanager
@@ -226,17 +249,24 @@ def parts_of(size: int) -> Iterator[None]:
 
 
 def _forward_call(shape: Shape, device: str, precision: str, backend: str) -> Callable[[], object]:
-    """Prepare a call of the operator in channels_last, as the networks call it."""
+    """Prepare a call of the operator in channels_last, as the networks call it, or a 'copy' of its input."""
     n, c, size, k = shape
     grid = default_grid(k)
     x = torch.randn(n, c, size, size, device=device).to(PRECISIONS[precision], memory_format=torch.channels_last)
+    if backend == 'copy':
+        return lambda: x * 1.0
     w = torch.randn(c, 1, grid.weight_size, grid.weight_size, device=device, dtype=PRECISIONS[precision])
     return torch.no_grad()(partial(peripheral_conv2d, x, w, grid, backend=backend))
 
 
-def _calls_times(title: str, calls: dict, shape: Shape, device: str, precision: str, scale: Scale) -> dict:
+def _calls_times(title: str, calls: dict, shape: Shape, device: str, precision: str, scale: Scale, maps: int = 1) -> dict:
+    """Time calls that process a number of maps each. The times are those of one map."""
     times = interleaved(calls, device, scale.rounds, scale.budget)
-    return dict(title=title, shape=shape, precision=precision, ms={name: asdict(time) for name, time in times.items()})
+    ms = {
+        name: dict(median=time.median / maps, fastest=time.fastest / maps, slowest=time.slowest / maps, rounds=time.rounds)
+        for name, time in times.items()
+    }
+    return dict(title=title, shape=shape, precision=precision, ms=ms)
 
 
 def inference_times(batch: int, size: int, device: str, precision: str, scale: Scale) -> dict:

@@ -17,12 +17,15 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
+from mmpelk.ops import autotune, chosen_backends
+from mmpelk.ops.backends import Call
 from mmpelk.utils.errors import InputError, first_line
 from mmpelk.utils.files import write_atomically
 
@@ -33,8 +36,13 @@ from .timing import machine
 RESULTS, LOG = 'results.json', 'log.txt'
 # An item is not started unless this many seconds are left.
 MIN_SECONDS = 20
+# An item that takes longer is stopped, because it may hang. Steps not named here have the first limit.
+MAX_SECONDS, MAX_SECONDS_OF_STEPS = 180, dict(compilation=420, sweep_compilation=420, tests=420, batches=420)
 # The exit code after an error that leaves the GPU unusable for the process.
 UNUSABLE = 3
+# The steps that fill Triton's cache, and the folder of the cache in the folder of the results.
+COMPILATION, CACHE = ('compilation', 'sweep_compilation'), 'triton'
+CHOICES = 'choices.json'
 
 
 def read_results(folder: Path) -> dict:
@@ -53,6 +61,10 @@ def read_results(folder: Path) -> dict:
         return results
     except ValueError as error:
         raise InputError(f'cannot read {path}: {first_line(error)}; remove it, or choose another folder') from error
+
+
+class TookTooLong(Exception):
+    """An item has taken longer than its step allows."""
 
 
 def run_session(
@@ -88,7 +100,10 @@ def run_session(
     what = dict(device=torch.device(device).type, small=small)
     if results.setdefault('what', what) != what:
         raise InputError(f'{folder} has results of {results["what"]}, this run is {what}; choose another folder')
+    results['software'] = _software()
     _close_interrupted(results)
+    if not any(_cache(folder).glob('*')):  # such as on a new machine, to which only the results were copied
+        results['steps'] = {step: items for step, items in results['steps'].items() if step not in COMPILATION}
     if retry:
         results['interrupted'] = []
     results['steps'] = {
@@ -98,12 +113,18 @@ def run_session(
     _write(folder, results)
     names = list(steps or todo)
     while _missing(results, todo, names) and deadline - time.monotonic() > MIN_SECONDS:
-        with _ending_on_sigterm():
-            code = _run_process(folder, device, names, small, deadline)
+        code, late = None, None
+        try:
+            with _ending_on_sigterm():
+                code = _run_process(folder, device, names, small, deadline)
+        except TookTooLong as error:
+            late = str(error)
         results = read_results(folder)
         if running := results['running']:
             step, name = running
-            if code is None and time.monotonic() - results['started'] < 60 * minutes / 2:
+            if late:
+                _store(results, step, name, dict(error=late))
+            elif code is None and time.monotonic() - results['started'] < 60 * minutes / 2:
                 results['running'] = None  # stopped by the deadline soon after it began: it stays missing
             else:
                 reason = 'it was stopped at the deadline' if code is None else f'its process ended with code {code}'
@@ -152,22 +173,64 @@ def _ending_on_sigterm() -> Iterator[None]:
 
 
 def _run_process(folder: Path, device: str, steps: list[str], small: bool, deadline: float) -> int | None:
-    """Run :func:`work` in a process of its own until the deadline. Return its exit code, or None if it had to be stopped."""
+    """Run :func:`work` in a process of its own until the deadline.
+
+    Returns:
+        Its exit code, or None if it had to be stopped at the deadline.
+
+    Raises:
+        TookTooLong: If an item exceeds its limit. Its process has been stopped.
+    """
     call = f'work({str(folder)!r}, {device!r}, {steps!r}, {small!r}, {deadline!r})'
-    command = [sys.executable, '-c', f'from mmpelk.analysis.gpu_session import work; {call}']
+    command = [sys.executable, '-c', f'from mmpelk.analysis.gpu_session import end_with_parent, work; end_with_parent(); {call}']
     path = os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), os.environ.get('PYTHONPATH'))))
-    # The next process, and the next session, find the compiled kernels here.
-    environment = {'TRITON_CACHE_DIR': str((folder / 'triton').absolute()), **os.environ, 'PYTHONPATH': path}
+    # The next process, and the next session, find the compiled kernels and the choices of 'auto' here.
+    kept = {'TRITON_CACHE_DIR': str(_cache(folder).absolute()), autotune.FILE: str((folder / CHOICES).absolute())}
+    environment = {**kept, **os.environ, 'PYTHONPATH': path}
     with open(folder / LOG, 'a') as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, env=environment)
         try:
-            return process.wait(max(1, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            return None
+            return _wait(process, folder, deadline)
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+
+
+def _wait(process: subprocess.Popen, folder: Path, deadline: float) -> int | None:
+    """Wait for the process of :func:`work`. See :func:`_run_process`."""
+    while True:
+        with suppress(subprocess.TimeoutExpired):
+            return process.wait(1)
+        now, results = time.monotonic(), read_results(folder)
+        if now > deadline:
+            return None
+        if running := results['running']:
+            limit = MAX_SECONDS_OF_STEPS.get(running[0], MAX_SECONDS)
+            if now - results['started'] > limit:
+                raise TookTooLong(f'it was stopped after {limit} seconds')
+
+
+def _cache(folder: Path) -> Path:
+    """Return the folder of Triton's compiled kernels."""
+    return Path(os.environ.get('TRITON_CACHE_DIR') or folder / CACHE)
+
+
+def _software() -> dict[str, str | int | None]:
+    """Return the versions of what computes on a GPU, apart from torch."""
+    triton = version('triton') if find_spec('triton') else None
+    return dict(triton=triton, cuda=torch.version.cuda, cudnn=torch.backends.cudnn.version())
+
+
+def end_with_parent() -> None:
+    """Kill the group of this process as soon as its parent has ended. It would disturb what the next session measures."""
+
+    def watch(parent: int) -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=watch, args=(os.getppid(),), daemon=True).start()
 
 
 def work(folder: str, device: str, steps: list[str], small: bool, deadline: float) -> None:
@@ -185,7 +248,7 @@ def work(folder: str, device: str, steps: list[str], small: bool, deadline: floa
         for name, measure in todo[step].items():
             if name in results['steps'].get(step, {}) or deadline - time.monotonic() < MIN_SECONDS:
                 continue
-            started = time.monotonic()
+            started, before = time.monotonic(), chosen_backends()
             results.update(running=[step, name], started=started)
             _write(path, results)
             print(f'{step}: {name}', flush=True)
@@ -197,13 +260,21 @@ def work(folder: str, device: str, steps: list[str], small: bool, deadline: floa
             if os.getppid() != parent:
                 return  # the session was killed; another one may write results now
             result['seconds'] = round(time.monotonic() - started, 1)
+            result['chosen'] = [_describe(call, name) for call, name in chosen_backends().items() if before.get(call) != name]
             _store(results, step, name, result)
             _write(path, results)
             if not _is_usable(device):
-                sys.exit(UNUSABLE)
+                os._exit(UNUSABLE)  # the usual way out could wait for the GPU
             gc.collect()  # the next item needs the memory
             if torch.device(device).type == 'cuda':
                 torch.cuda.empty_cache()
+
+
+def _describe(call: Call, name: str) -> str:
+    """Describe a choice of 'auto'."""
+    layout, kind = str(call.memory_format).removeprefix('torch.'), 'gradient of the weight' if call.weight_grad else 'convolution'
+    dtype = str(call.dtype).removeprefix('torch.')
+    return f'{name} for the {kind} of {call.shape}, K = {call.kernel_size}, {call.weight_size} cells, {dtype}, {layout}'
 
 
 def _is_usable(device: str) -> bool:

@@ -152,6 +152,8 @@ def operator_calls(
     if gemm := implicit_gemm(c, k, device, dtype):
         calls['implicit GEMM'] = case(c, [(k, k)], gemm)
     calls['F.conv2d'] = case(c, [(k, k)], depthwise)
+    if torch.device(device).type == 'cuda':  # in the default layout, cuDNN has no depthwise convolutions with large kernels
+        calls['F.conv2d, channels_last'] = case(c, [(k, k)], depthwise, last=True)
     calls['7x7, 8/3 C'] = case(wide, [(7, 7)], depthwise)
     calls['7x7, 8/3 C, channels_last'] = case(wide, [(7, 7)], depthwise, last=True)
     calls['stripes, 8/3 C'] = case(wide, [(k, min(k, STRIPE)), (min(k, STRIPE), k)], depthwise)

@@ -90,10 +90,11 @@ def test_planning_runs_no_kernel_and_is_the_same_wherever_triton_cannot_run(monk
         *(
             f'{dtype}, {what}, {shape}'
             for dtype in ('bfloat16', 'float32')
-            for what in ('CUDA graph beside plain calls', 'sizes of the parts')
+            for what in ('CUDA graphs beside plain calls', 'sizes of the parts')
         ),
     ]
-    assert len(steps['operator']) == 3 * 2 * len(gpu_measurements.GPU_SHAPES) + 4
+    assert len(steps['operator']) == 8 and len(steps['shapes']) == 3 * 2 * len(gpu_measurements.GPU_SHAPES) - 4
+    assert list(steps).index('shapes') > list(steps).index('training') and list(steps)[-2:] == ['tests', 'kernels']
 
 
 def test_a_backend_that_cannot_run_fails_with_the_reason(monkeypatch):
@@ -158,13 +159,20 @@ def test_deterministic_algorithms_are_restored():
 
 
 @pytest.mark.skipif(DEVICE == 'cuda', reason='make gpu runs the item on a GPU')
-def test_sizes_of_the_parts_are_timed_and_restored():
-    before = [BACKENDS[name].MAX_MAPS_BYTES for name in ('triton', 'taps')]
+def test_sizes_of_the_parts_are_timed_and_restored(monkeypatch):
+    before, captured = [BACKENDS[name].MAX_MAPS_BYTES for name in ('triton', 'taps')], []
+
+    def record(call, device):
+        captured.append(BACKENDS['triton'].MAX_MAPS_BYTES)
+        return Mock(replay=call), call()
+
+    monkeypatch.setattr(gpu_checks, 'capture', record)
     result = gpu_measurements.part_times((1, 2, 4, 5), 'cpu', 'float32', gpu_measurements.SMALL)
     assert set(result['ms']) == {
         f'{name}, {size}' for name in ('triton', 'taps') for size in ('16 MB', '32 MB', '64 MB', 'unlimited')
     }
     assert [BACKENDS[name].MAX_MAPS_BYTES for name in ('triton', 'taps')] == before
+    assert captured == 2 * list(gpu_measurements.MAX_MAPS_BYTES.values())
     with gpu_measurements.parts_of(7):
         assert BACKENDS['triton'].MAX_MAPS_BYTES == BACKENDS['taps'].MAX_MAPS_BYTES == 7
 
@@ -195,11 +203,12 @@ def test_the_steps_of_a_cuda_graph(monkeypatch):
 def test_graphs_are_timed_beside_plain_calls(monkeypatch):
     monkeypatch.setattr(gpu_checks, 'capture', lambda call, device: (Mock(replay=call), None))
     result = gpu_measurements.graph_times((1, 2, 4, 5), 'cpu', 'float32', gpu_measurements.SMALL)
-    assert list(result['ms']) == ['triton', 'triton, CUDA graph', 'taps', 'taps, CUDA graph']
+    names = ('auto', 'triton', 'taps', 'copy')
+    assert list(result['ms']) == [text for name in names for text in (name, f'{name}, CUDA graph')]
     (line,) = (
         line for line in gpu_page.page_lines(dict(steps=dict(operator=dict(graphs=result)))) if 'beside plain calls' in line
     )
-    assert line == 'float32, forward, (1, 2, 4, 5), channels_last, CUDA graph beside plain calls:'
+    assert line == 'float32, forward, (1, 2, 4, 5), channels_last, CUDA graphs beside plain calls:'
 
 
 def test_expected_backends_depend_on_the_device_and_type(monkeypatch):

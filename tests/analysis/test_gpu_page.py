@@ -4,9 +4,16 @@ from mmpelk.analysis import gpu_page
 
 
 def test_targets():
-    times = {'F.conv2d': 100.0, 'auto': 5.0, 'copy': 1.0}
-    row = dict(ms={name: dict(median=value) for name, value in times.items()})
-    lines = gpu_page.target_lines(dict(steps=dict(operator={'float32, forward, (16, 46, 128, 51)': row})))
-    assert any('at least 10 | 20.00 | yes |' in line for line in lines)
+    def row(**times):
+        return dict(ms={name.replace('_', ', '): dict(median=value) for name, value in times.items()})
+
+    plain = row(auto=5.0, copy=1.0)
+    plain['ms'] |= {'F.conv2d': dict(median=100.0), 'F.conv2d, channels_last': dict(median=60.0)}
+    graphs = row(**{'auto_CUDA graph': 2.0, 'copy_CUDA graph': 1.0})
+    shape = (16, 46, 128, 51)
+    items = {f'float32, forward, {shape}': plain, f'float32, CUDA graphs beside plain calls, {shape}': graphs}
+    lines = gpu_page.target_lines(dict(steps=dict(operator=items)))
+    assert any('at least 10 | 12.00 | yes |' in line for line in lines)  # over the faster layout
     assert any('copy' in line and 'at most 3 | 5.00 | no |' in line for line in lines)
-    assert sum('| not measured |  |' in line for line in lines) == len(lines) - 4
+    assert any('CUDA graphs' in line and 'at most 3 | 2.00 | yes |' in line for line in lines)
+    assert sum('| not measured |  |' in line for line in lines) == len(lines) - 5

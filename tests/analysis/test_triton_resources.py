@@ -15,8 +15,8 @@ from mmpelk.analysis.triton_resources import KERNELS, compile_variants
 from mmpelk.utils.errors import InputError
 
 PRODUCTS = ('correlate', 'weight_grad')
-# taps takes ten times as long to compile as the others. For sm_90, only the variant that needs the most registers is compiled.
-# bfloat16 and the other sizes are left to the command: tools/triton_report.py compiles all variants.
+# taps takes ten times as long to compile as the others, so only the block that needs the most registers is compiled, and for sm_90
+# with the kernel size that needs the most. The others and bfloat16 are left to the command: tools/triton_report.py compiles all.
 SCRIPT = """
 import json
 import torch
@@ -24,9 +24,9 @@ from mmpelk.analysis.triton_resources import KERNELS, compile_variants
 from mmpelk.ops.backends.triton import taps
 
 others = [name for name in KERNELS if name != 'taps']
+taps.BLOCKS = taps.BLOCKS[:1]
 rows = compile_variants([80, 90], [torch.float16, torch.float32], others)
 rows += compile_variants([80], [torch.float32], ['taps'])
-taps.BLOCKS = taps.BLOCKS[:1]
 rows += compile_variants([90], [torch.float32], ['taps'], kernel_size=101)
 print(json.dumps(rows))
 """
