@@ -7,7 +7,7 @@ namespace mmpelk::MMPELK_NAMESPACE {
 namespace {
 
 constexpr int64_t kAlignment = 64;
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(MMPELK_ADDRESS_SANITIZER)
 constexpr int64_t kGap = 64;  // between arrays, where AddressSanitizer reports any access
 #else
 constexpr int64_t kGap = 0;
@@ -22,7 +22,7 @@ constexpr int64_t scratch_bytes(int64_t count) {
 class Arena {
   public:
     explicit Arena(const Scratch& scratch) : next_(scratch.memory), end_(scratch.memory + scratch.bytes) {
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(MMPELK_ADDRESS_SANITIZER)
         ASAN_POISON_MEMORY_REGION(scratch.memory, scratch.bytes);
 #endif
     }
@@ -33,7 +33,7 @@ class Arena {
         if (bytes > end_ - next_) throw std::logic_error("a task takes more scratch memory than it has computed");
         char* memory = next_;
         next_ += bytes;
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(MMPELK_ADDRESS_SANITIZER)
         ASAN_UNPOISON_MEMORY_REGION(memory, count * sizeof(Element));
 #endif
         return static_cast<Element*>(static_cast<void*>(memory));

@@ -6,7 +6,7 @@
 namespace mmpelk::MMPELK_NAMESPACE {
 namespace {
 
-// A channel's mean is estimated from about as many rows. The rows of a map differ from its mean by more than the estimate does.
+// A channel's mean is estimated from at most as many rows. The rows of a map differ from its mean by more than the estimate does.
 constexpr int kMeanRows = 8;
 
 inline int channel_count(const Plan& plan, const Task& task) { return std::min(kLanes, plan.channels - task.first_channel); }
@@ -52,7 +52,7 @@ class ChannelReader {
 
     // The mean of evenly spaced rows, the same for all tasks. `line` is memory for a row.
     Vec approximate_mean(int height, Vec* line) const {
-        const int step = std::max(1, height / kMeanRows);
+        const int step = (height + kMeanRows - 1) / kMeanRows;
         Vec sum = {};
         int rows = 0;
         for (int row = 0; row < height; row += step, rows++) {

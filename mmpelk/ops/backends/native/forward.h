@@ -13,6 +13,9 @@ namespace {
 // The outputs of a row are computed in tiles of at most this width, whose sums stay in registers.
 constexpr int kTileWidth = MMPELK_TILE_WIDTH;
 
+// Rows of cells are added to all tiles in groups of about this size.
+constexpr int64_t kGroupBytes = MMPELK_GROUP_BYTES;
+
 // A row of cells on the current row of the output.
 struct TapRow {
     const Vec* sums;  // what the taps are multiplied by, see RowSums
@@ -166,6 +169,8 @@ void forward(const Plan& plan, const Task& task, const Input& input, const float
 
     make_tiles(plan, task, task.first_column - sums.first_column(), sums.length(), tiles);
     if (plan.use_prefix_sums) ones.prepare(weight.cells);
+    const int64_t row_bytes = (sums.length() + tile_padding(task)) * (int64_t)sizeof(Vec);
+    const int group_rows = (int)std::max<int64_t>(1, kGroupBytes / row_bytes);
     const Vec bias = bias_data ? load_first(bias_data + task.first_channel, channel_count(plan, task)) : Vec{};
 
     for (int image = task.first_image; image < task.image_end; image++) {
@@ -187,17 +192,18 @@ void forward(const Plan& plan, const Task& task, const Input& input, const float
                                                  weight.tails + (int64_t)a * (plan.tap_count + 1)};
             for (int i = 0; i < tile_count(task); i++) {
                 const Tile& tile = tiles[i];
-                Vec* outputs = out + tile.first_column;
-                if (plan.use_prefix_sums && tile.tap_end < plan.tap_count) {
-                    Vec sum = {};
-                    for (int r = 0; r < tap_row_count; r++)
-                        sum += tap_rows[r].tails[tile.tap_end] * tap_rows[r].sums[sums.length()];
-                    for (int j = 0; j < tile.width; j++) outputs[j] += sum;
-                }
-                const int column = task.first_column - sums.first_column() + tile.first_column;
-                add_taps_to[tile.width - 1](tap_rows, tap_row_count, column, plan.tap_offsets, tile.first_tap, tile.tap_end,
-                                            outputs);
+                if (!plan.use_prefix_sums || tile.tap_end == plan.tap_count) continue;
+                Vec sum = {};
+                for (int r = 0; r < tap_row_count; r++) sum += tap_rows[r].tails[tile.tap_end] * tap_rows[r].sums[sums.length()];
+                for (int j = 0; j < tile.width; j++) out[tile.first_column + j] += sum;
             }
+            for (int first = 0; first < tap_row_count; first += group_rows)
+                for (int i = 0; i < tile_count(task); i++) {
+                    const Tile& tile = tiles[i];
+                    const int column = task.first_column - sums.first_column() + tile.first_column;
+                    add_taps_to[tile.width - 1](tap_rows + first, std::min(group_rows, tap_row_count - first), column,
+                                                plan.tap_offsets, tile.first_tap, tile.tap_end, out + tile.first_column);
+                }
             writer.write(row, task.first_column, columns, out);
         }
         writer.finish(task.first_row, task.row_end);

@@ -45,12 +45,13 @@ struct Scratch {
 struct InstructionSet {
     const char* name;
     int lanes;
-    // Write the task's part of the output. The weight is (C, cell_rows, cell_columns). The bias is (C) or null.
+    // The scratch memory that the functions below take.
     int64_t (*forward_scratch_bytes)(const Plan&, const Task&);
+    int64_t (*weight_grad_scratch_bytes)(const Plan&, const Task&);
+    // Write the task's part of the output. The weight is (C, cell_rows, cell_columns). The bias is (C) or null.
     void (*forward)(const Plan&, const Task&, const Input&, const float* weight, const float* bias, const Output&,
                     const Scratch&);
     // Add the task's part of the weight's gradient to sums, (cell_rows, cell_columns, lanes), given the gradient of the output.
-    int64_t (*weight_grad_scratch_bytes)(const Plan&, const Task&);
     void (*weight_grad)(const Plan&, const Task&, const Input& input, const Input& grad, double* sums, const Scratch&);
 };
 

@@ -5,8 +5,9 @@
 namespace mmpelk::MMPELK_NAMESPACE {
 namespace {
 
-// Running sums restart after this many steps, at the same rows and columns for all tasks. Their rounding errors stay small, and results do not depend on where tasks begin. Each restart costs as much as a few steps, and a task starts up to 31
-// rows early. A power of 2.
+// Running sums restart after this many steps, at the same rows and columns for all tasks. Their rounding errors stay small, and
+// results do not depend on where tasks begin. Each restart costs as much as a few steps, and a task starts up to 31 rows early. A
+// power of 2.
 constexpr int kRestart = 32;
 
 inline int restart_before(int position) { return position & ~(kRestart - 1); }
@@ -66,7 +67,8 @@ class RowSums {
         for (int row = restart; row < first_row; row++) advance(input, row);
     }
 
-    // Move the sums from the output's previous row to this one.
+    // Move the sums from the output's previous row to this one. GCC 12 does not unroll the loops by itself. With unrolled loops, the
+    // whole forward pass takes 0.92 to 0.97 of the time (AVX2, 2 cores of an AMD EPYC, 2026-11-29).
     void advance(const ChannelReader& input, int output_row) {
         read(input, output_row + plan_.row_radius);
         const int entries = plan_.use_prefix_sums ? length_ + 1 + padding_ : length_;
@@ -81,9 +83,11 @@ class RowSums {
             } else if (first > 0 && last < plan_.height) {
                 const Vec* gained = map_row(last);
                 const Vec* lost = map_row(first - 1);
+#pragma GCC unroll 4
                 for (int i = 0; i < entries; i++) sums[i] += gained[i] - lost[i];
             } else if (first > 0) {
                 const Vec* lost = map_row(first - 1);
+#pragma GCC unroll 4
                 for (int i = 0; i < entries; i++) sums[i] -= lost[i];
             } else if (last < plan_.height) {
                 add(sums, map_row(last), entries);
@@ -115,6 +119,7 @@ class RowSums {
     Vec* sums_of(int cell_row) const { return sums_of_cells_ + cell_row * row_length_ + padding_; }
 
     static void add(Vec* sums, const Vec* row, int entries) {
+#pragma GCC unroll 4
         for (int i = 0; i < entries; i++) sums[i] += row[i];
     }
 
@@ -139,13 +144,14 @@ class OnesConvolution {
   public:
     static int64_t bytes(const Plan& plan, const Task& task) {
         const int64_t columns = task.column_end - task.first_column;
-        return scratch_bytes<Vec>(plan.cell_rows * columns) + scratch_bytes<Vec>(columns);
+        return scratch_bytes<Vec>(plan.cell_rows * columns) + scratch_bytes<Vec>(columns) + scratch_bytes<Vec>(plan.cell_rows);
     }
 
     OnesConvolution(const Plan& plan, const Task& task, Arena& arena)
         : plan_(plan), task_(task), columns_(task.column_end - task.first_column) {
         row_table_ = arena.take<Vec>((int64_t)plan.cell_rows * columns_);
         row_ = arena.take<Vec>(columns_);
+        column_ = arena.take<Vec>(plan.cell_rows);
     }
 
     // (columns of the task)
@@ -153,24 +159,19 @@ class OnesConvolution {
 
     // For each row of cells, compute the sums along x. The weight is (cell_rows, cell_columns).
     void prepare(const Vec* weight) {
-        for (int a = 0; a < plan_.cell_rows; a++) {
-            const Vec* w = weight + (int64_t)a * plan_.cell_columns;
-            Vec* table = table_row(a);
-            Vec sum = {};
-            for (int column = restart_before(task_.first_column); column < task_.column_end; column++) {
-                if (column % kRestart == 0) {
-                    sum = Vec{};
-                    int first = column - plan_.column_radius;
-                    for (int b = 0; b < plan_.cell_columns; first += plan_.cell_widths[b++])
-                        sum += w[b] * (float)covered(first, plan_.cell_widths[b], plan_.width);
-                } else {
-                    const int gained = cell_at(plan_.cell_column_at, plan_.column_radius, -column);
-                    const int lost = cell_at(plan_.cell_column_at, plan_.column_radius, plan_.width - column);
-                    if (gained >= 0) sum += w[gained];
-                    if (lost >= 0) sum -= w[lost];
-                }
-                if (column >= task_.first_column) table[column - task_.first_column] = sum;
+        for (int column = restart_before(task_.first_column); column < task_.column_end; column++) {
+            if (column % kRestart == 0) {
+                std::memset((void*)column_, 0, plan_.cell_rows * sizeof(Vec));
+                for (int b = 0, first = column - plan_.column_radius; b < plan_.cell_columns; first += plan_.cell_widths[b++])
+                    add_to_column(weight + b, (float)covered(first, plan_.cell_widths[b], plan_.width));
+            } else {
+                const int gained = cell_at(plan_.cell_column_at, plan_.column_radius, -column);
+                const int lost = cell_at(plan_.cell_column_at, plan_.column_radius, plan_.width - column);
+                if (gained >= 0) add_to_column(weight + gained, 1);
+                if (lost >= 0) add_to_column(weight + lost, -1);
             }
+            if (column < task_.first_column) continue;
+            for (int a = 0; a < plan_.cell_rows; a++) table_row(a)[column - task_.first_column] = column_[a];
         }
     }
 
@@ -185,12 +186,17 @@ class OnesConvolution {
     const Plan& plan_;
     const Task& task_;
     const int columns_;
-    Vec *row_table_, *row_;
+    Vec *row_table_, *row_, *column_;
 
     Vec* table_row(int cell_row) const { return row_table_ + (int64_t)cell_row * columns_; }
 
     static int cell_at(const int* cells, int radius, int offset) {
         return offset < -radius || offset > radius ? -1 : cells[radius + offset];
+    }
+
+    // Add a column of cells, whose first weight is given, to the sums along x.
+    void add_to_column(const Vec* weight, float times) {
+        for (int a = 0; a < plan_.cell_rows; a++) column_[a] += times * weight[(int64_t)a * plan_.cell_columns];
     }
 
     void add(int cell_row, float times) {

@@ -10,6 +10,13 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define MMPELK_ADDRESS_SANITIZER  // Clang
+#endif
+#elif defined(__SANITIZE_ADDRESS__)
+#define MMPELK_ADDRESS_SANITIZER  // GCC
+#endif
+#if defined(MMPELK_ADDRESS_SANITIZER)
 #include <sanitizer/asan_interface.h>
 #endif
