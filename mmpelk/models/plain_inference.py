@@ -11,7 +11,8 @@ from mmpelk.utils.torch_compat import is_compiling
 def is_plain_inference(device: torch.device) -> bool:
     """Return whether a call runs on a CPU and only computes values.
 
-    The result is False while gradients, tangents, ``torch.func`` transforms, or graphs are recorded. Both shortcuts are for CPUs only:
+    The result is False while gradients, tangents, ``torch.func`` transforms, or graphs are recorded, and while a mode, such as that of
+    fake tensors, intercepts the operators. Both shortcuts are for CPUs only:
     an MLP in pieces keeps its hidden layer in the CPU's cache, and comparing weights with earlier ones is cheap on a CPU but would
     synchronize a GPU.
     """
@@ -21,5 +22,6 @@ def is_plain_inference(device: torch.device) -> bool:
         and not is_compiling()
         and not torch.jit.is_tracing()
         and not torch._C._are_functorch_transforms_active()
+        and not torch._C._len_torch_dispatch_stack()
         and forward_ad._current_level < 0
     )

@@ -106,12 +106,14 @@ def pos_embed_term(weight: Tensor, grid: SharingGrid, pos_embed: Tensor, size: t
         (C, 1, 1) for 'literal', (C, H, W) for 'inside'.
 
     Raises:
-        ValueError: If h has a wrong shape or the mode is unknown.
+        ValueError: If h has a wrong shape or is on another device than the weight, or the mode is unknown.
     """
     check_pos_embed_mode(mode)
     channels, k = weight.shape[0], grid.kernel_size
     if pos_embed.ndim != 3 or pos_embed.shape[0] not in (1, channels) or tuple(pos_embed.shape[1:]) != (k, k):
         raise ValueError(f'pos_embed must have shape (1 or {channels}, {k}, {k}), got {tuple(pos_embed.shape)}')
+    if pos_embed.device != weight.device:
+        raise ValueError(f'weight and pos_embed must be on one device, got {weight.device} and {pos_embed.device}')
     if mode == 'literal':
         return (weight[:, 0] * grid.cell_sums(pos_embed)).sum((-2, -1), keepdim=True)
     product = grid.expand(weight)[:, 0] * pos_embed

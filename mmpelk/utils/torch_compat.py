@@ -9,7 +9,7 @@ from types import MethodType
 from typing import Any
 
 import torch
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 from torch.optim import Optimizer
 from torch.utils import flop_counter
 from torch.utils.hooks import RemovableHandle
@@ -35,6 +35,26 @@ def autocast_dtype(device_type: str) -> torch.dtype | None:
     return None
 
 
+def is_differentiated(*args: Any) -> bool:
+    """Return whether autograd or forward mode follows any tensor among the arguments, or a transform of ``torch.func`` is active.
+
+    torch before 2.4 cannot compile functions that call this, so there it always returns True.
+    """
+    if TORCH < (2, 4) or torch._C._are_functorch_transforms_active():
+        return True
+    tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        return True
+    return has_tangent(*tensors)
+
+
+def has_tangent(*args: Any) -> bool:
+    """Return whether forward mode follows any tensor among the arguments."""
+    if forward_ad._current_level < 0:  # outside of forward mode
+        return False
+    return any(isinstance(arg, torch.Tensor) and forward_ad.unpack_dual(arg).tangent is not None for arg in args)
+
+
 def has_bfloat16_units() -> bool:
     """Return whether the current GPU computes in bfloat16 without emulation. torch before 2.5 has no emulation."""
     try:
@@ -56,19 +76,18 @@ def define_operator(name: str, schema: str, tags: Sequence[torch.Tag]) -> None:
 
 def implement_operator(name: str, function: Callable, fake: Callable) -> None:
     """Register the function that computes an operator on all devices, and the one that creates its output without values."""
+    _implement(name, function, 'CompositeExplicitAutograd')
     if TORCH >= (2, 4):
-        torch.library.impl(name, 'CompositeExplicitAutograd', function)
         torch.library.register_fake(name, fake)
     else:
-        _library(name).impl(name, function, 'CompositeExplicitAutograd')
-        _library(name).impl(name, fake, 'Meta')
+        _implement(name, fake, 'Meta')
 
 
 def register_autograd(name: str, backward: Callable, setup_context: Callable) -> None:
-    """Register the gradients of an operator. See :func:`torch.library.register_autograd`."""
-    if TORCH >= (2, 4):
-        torch.library.register_autograd(name, backward, setup_context=setup_context)
-        return
+    """Register the gradients of an operator, like :func:`torch.library.register_autograd`, for direct calls and compiled graphs.
+
+    With torch's function, a call with a tangent of forward mode would lose it silently. Here it is an error.
+    """
     operator = _operator(name).default
 
     def forward(*args: Any) -> torch.Tensor:
@@ -79,10 +98,15 @@ def register_autograd(name: str, backward: Callable, setup_context: Callable) ->
     recorded = type('Recorded', (Function,), {key: staticmethod(method) for key, method in methods.items()})
 
     def call(*args: Any) -> torch.Tensor:
+        if has_tangent(*args):
+            raise NotImplementedError(
+                f'{name} has no derivatives in forward mode in compiled graphs and direct calls; call the function of mmpelk.ops '
+                'without torch.compile'
+            )
         needs_grad = torch.is_grad_enabled() and any(isinstance(arg, torch.Tensor) and arg.requires_grad for arg in args)
         return recorded.apply(*args) if needs_grad else forward(*args)
 
-    _library(name).impl(name, call, 'Autograd')
+    _implement(name, call, 'Autograd')
 
 
 def register_flop_formula(name: str, formula: Callable) -> None:
@@ -120,6 +144,14 @@ def hook_steps(optimizer: Optimizer, before: Callable[[], None], after: Callable
 def _operator(name: str) -> torch._ops.OpOverloadPacket:
     namespace, _, operator = name.partition('::')
     return getattr(getattr(torch.ops, namespace), operator)
+
+
+def _implement(name: str, function: Callable, key: str) -> None:
+    """Register the function of an operator for a dispatch key."""
+    if TORCH >= (2, 4):
+        torch.library.impl(name, key, function)
+    else:
+        _library(name).impl(name, function, key)
 
 
 def _library(name: str) -> torch.library.Library:

@@ -8,10 +8,18 @@ from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 from torch.utils.checkpoint import checkpoint
 
 from mmpelk.ops import SharingGrid, available_backends, depthwise_conv2d, peripheral_conv2d
+from mmpelk.ops.backends import fft
 from mmpelk.utils.torch_compat import TORCH
 
 GRID = SharingGrid.from_half([2, 1, 1])
 BACKENDS = available_backends('cpu', torch.float64)
+
+
+CELLS = [1, 1, 1, 1, 1], [1, 1, 1, 1, 1]
+
+
+def on_meta(tensor):
+    return tensor.to('meta')
 
 
 def ours(x, w):
@@ -55,6 +63,29 @@ def test_transforms_equal_those_of_conv2d(name):
     actual, expected = (torch.utils._pytree.tree_flatten(TRANSFORMS[name](f))[0] for f in (ours, torchs))
     assert all(value.abs().max() > 0 for value in expected)
     torch.testing.assert_close(actual, expected)
+
+
+def tangent(f):
+    with forward_ad.dual_level():
+        return forward_ad.unpack_dual(f(X, forward_ad.make_dual(W, 2 * W))).tangent
+
+
+@pytest.mark.parametrize('transform', [tangent, TRANSFORMS['jvp']])
+def test_tangents_without_gradients(transform):
+    """Calls that need no gradients take a shorter way, unless forward mode follows their inputs."""
+    with torch.no_grad():
+        actual, expected = transform(ours), transform(torchs)
+    assert all(value.abs().max() > 0 for value in torch.utils._pytree.tree_flatten(expected)[0])
+    torch.testing.assert_close(actual, expected)
+
+
+def test_vmap_without_gradients_calls_a_backend_once(monkeypatch):
+    shapes, forward = [], fft.forward
+    monkeypatch.setattr(fft, 'forward', lambda x, *others: shapes.append(tuple(x.shape)) or forward(x, *others))
+    with torch.no_grad():
+        output = vmap(lambda x: depthwise_conv2d(x[None], W, backend='fft')[0])(X)
+    torch.testing.assert_close(output, F.conv2d(X, W, padding=2, groups=3))
+    assert shapes == [X.shape]
 
 
 @pytest.mark.parametrize('backend', BACKENDS)
@@ -141,17 +172,52 @@ def test_every_convolution_of_the_backbone_has_the_autocast_type():
 @pytest.mark.parametrize(
     'change, message',
     [
-        (lambda x, w: (x, w.double()), 'input and weight must have one type, got torch.float32 and torch.float64'),
-        (lambda x, w: (x.to('meta'), w), 'input and weight must be on one device, got meta and cpu'),
-        (lambda x, w: (x, w.to('meta')), 'input and weight must be on one device, got cpu and meta'),
-        (lambda x, w: (x.to_sparse(), w), 'input must be a dense tensor, got torch.sparse_coo'),
-        (lambda x, w: (x.int(), w), 'or float64, got torch.int32'),
+        (dict(w=torch.Tensor.double), 'input and weight must have one type, got torch.float32 and torch.float64'),
+        (dict(b=torch.Tensor.half), 'input and bias must have one type, got torch.float32 and torch.float16'),
+        (dict(x=torch.Tensor.int), 'or float64, got torch.int32'),
+        (dict(x=on_meta), 'input and weight must be on one device, got meta and cpu'),
+        (dict(w=on_meta), 'input and weight must be on one device, got cpu and meta'),
+        (dict(b=on_meta), 'input and bias must be on one device, got cpu and meta'),
+        (dict(h=on_meta), 'weight and pos_embed must be on one device, got cpu and meta'),
+        (dict(x=torch.Tensor.to_sparse), 'input must be a dense tensor, got torch.sparse_coo'),
+        (dict(w=torch.Tensor.to_sparse), 'weight must be a dense tensor, got torch.sparse_coo'),
+        (dict(b=torch.Tensor.to_sparse), 'bias must be a dense tensor, got torch.sparse_coo'),
     ],
 )
 def test_tensors_that_are_refused(change, message):
-    x, w = change(torch.randn(1, 2, 6, 6), torch.randn(2, 1, 5, 5))
+    tensors = dict(x=torch.randn(1, 2, 6, 6), w=torch.randn(2, 1, 5, 5), b=torch.randn(2), h=torch.randn(1, 7, 7))
+    x, w, b, h = (change.get(name, lambda tensor: tensor)(tensor) for name, tensor in tensors.items())
     with pytest.raises(ValueError, match=message):
-        peripheral_conv2d(x, w, GRID)
+        peripheral_conv2d(x, w, GRID, h if 'h' in change else None, b)
+
+
+@pytest.mark.parametrize('change', [torch.Tensor.double, on_meta, torch.Tensor.to_sparse])
+def test_gradients_that_are_refused(change):
+    x = torch.randn(1, 2, 6, 6)
+    with pytest.raises(ValueError, match='input and grad must (be on one device|have one type)|grad must be a dense tensor'):
+        torch.ops.mmpelk.depthwise_conv2d_weight_grad(change(x), x, [1, 1, 1], [1, 1, 1], 'auto')
+
+
+def test_autocast_refuses_weights_that_are_no_floating_point_numbers():
+    with torch.autocast('cpu', dtype=torch.bfloat16), pytest.raises(ValueError, match='got torch.bfloat16 and torch.int8'):
+        depthwise_conv2d(torch.randn(1, 2, 6, 6), torch.ones(2, 1, 5, 5, dtype=torch.int8))
+
+
+@pytest.mark.skipif(TORCH < (2, 4), reason='torch.compile does not support torch.func in torch 2.1')
+@pytest.mark.parametrize(
+    'transformed', [lambda x: jvp(lambda y: ours(y, W), (x,), (x + 1,)), grad(lambda x: ours(x, W))], ids=['jvp', 'grad']
+)
+def test_transforms_in_compiled_functions(transformed):
+    """torch.compile leaves them to eager mode."""
+    torch.testing.assert_close(torch.compile(transformed, backend='aot_eager')(X), transformed(X))
+
+
+def test_a_direct_call_refuses_tangents():
+    """Otherwise the tangent of the result would be zero."""
+    with pytest.raises(
+        NotImplementedError, match='depthwise_conv2d has no derivatives in forward mode in compiled graphs and direct'
+    ):
+        tangent(lambda x, w: torch.ops.mmpelk.depthwise_conv2d(x, w, None, *CELLS, 0, 'fft'))
 
 
 @pytest.mark.parametrize('dtype', [torch.float8_e4m3fn, torch.int8, torch.complex64])

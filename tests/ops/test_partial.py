@@ -78,18 +78,20 @@ def test_derivatives_of_first_and_second_order(backend):
     assert torch.autograd.gradgradcheck(call, (x, w, b), check_fwd_over_rev=True)
 
 
-@pytest.mark.parametrize('mapped', [(0, None), (None, 0), (0, 0), (1, 2)], ids=str)
+@pytest.mark.parametrize('mapped', [(0, None, None), (None, 0, None), (None, None, 0), (0, 0, 1), (1, 2, 0)], ids=str)
 def test_vmap(mapped):
-    shapes = ((2, 5, 6, 7), (3, 1, 5, 5))
-    x, w = (torch.randn(s[:d] + (4,) + s[d:]) if d is not None else torch.randn(s) for s, d in zip(shapes, mapped, strict=True))
+    shapes = ((2, 5, 6, 7), (3, 1, 5, 5), (3,))
+    tensors = [
+        torch.randn(s[:d] + (4,) + s[d:]) if d is not None else torch.randn(s) for s, d in zip(shapes, mapped, strict=True)
+    ]
 
-    def call(x, w):
-        return peripheral_conv2d(x, w, GRID, backend='fft', partial=True)
+    def call(x, w, b):
+        return peripheral_conv2d(x, w, GRID, bias=b, backend='fft', partial=True)
 
     expected = torch.stack(
-        [call(*(t if d is None else t.select(d, i) for t, d in zip((x, w), mapped, strict=True))) for i in range(4)]
+        [call(*(t if d is None else t.select(d, i) for t, d in zip(tensors, mapped, strict=True))) for i in range(4)]
     )
-    torch.testing.assert_close(vmap(call, mapped)(x, w), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(vmap(call, mapped)(*tensors), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize('mode', ['literal', 'inside'])

@@ -111,13 +111,19 @@ def choose_backend(name: str, input: Tensor, rows: Sequence[int], columns: Seque
     """
     check_backend_name(name)
     if name == 'auto':
+        kernel_size, weight_size = (sum(rows), sum(columns)), (len(rows), len(columns))
+        call = Call(input.device, input.dtype, tuple(input.shape), memory_format(input), kernel_size, weight_size, backward)
+        measured = input.device.type == 'cuda'
+        earlier = None if measured else _CHOICES.get(call)  # the predicted times would be the same
+        if earlier and BACKENDS[earlier].unavailable(input.device, input.dtype) is None:
+            return BACKENDS[earlier]
         available = reversed(available_backends(input.device, input.dtype))
         candidates = {name: BACKENDS[name] for name in available if backward or accepts(name, columns)}
-        if input.device.type == 'cuda':
+        if measured:
             chosen = fastest(candidates, input, rows, columns, backward)
         else:
             chosen = min(candidates.values(), key=lambda backend: backend.cost(input, rows, columns, backward))
-        _record(chosen, input, rows, columns, backward)
+        _record(call, chosen)
         return chosen
     if reason := BACKENDS[name].unavailable(input.device, input.dtype):
         available = available_backends(input.device, input.dtype)
@@ -125,9 +131,7 @@ def choose_backend(name: str, input: Tensor, rows: Sequence[int], columns: Seque
     return BACKENDS[name]
 
 
-def _record(chosen: ModuleType, input: Tensor, rows: Sequence[int], columns: Sequence[int], backward: bool) -> None:
-    kernel_size, weight_size = (sum(rows), sum(columns)), (len(rows), len(columns))
-    call = Call(input.device, input.dtype, tuple(input.shape), memory_format(input), kernel_size, weight_size, backward)
+def _record(call: Call, chosen: ModuleType) -> None:
     name = chosen.__name__.rpartition('.')[2]
     if _CHOICES.get(call) == name:
         return

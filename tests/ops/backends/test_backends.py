@@ -24,8 +24,12 @@ def test_auto_selects_native_for_large_kernels_in_float32():
     assert choose_backend('auto', LARGE, CELLS, CELLS) is BACKENDS['native']
 
 
-def test_choices_are_recorded_and_logged_once(monkeypatch, caplog):
+@pytest.fixture(autouse=True)
+def no_earlier_choices(monkeypatch):
     monkeypatch.setattr(package, '_CHOICES', {})
+
+
+def test_choices_are_recorded_and_logged_once(monkeypatch, caplog):
     caplog.set_level(logging.DEBUG, 'mmpelk')
     x, w = torch.randn(2, 3, 9, 8, dtype=torch.double), torch.randn(3, 1, 11, 11, dtype=torch.double, requires_grad=True)
     for _ in range(2):
@@ -38,6 +42,18 @@ def test_choices_are_recorded_and_logged_once(monkeypatch, caplog):
     monkeypatch.setattr(package, 'MAX_CHOICES', 2)
     peripheral_conv2d(x[:1], w, SharingGrid.peripheral(31))
     assert [call.shape for call in chosen_backends()] == [(1, 3, 9, 8)]
+
+
+def test_auto_looks_up_earlier_choices(monkeypatch):
+    """It predicts times once for each kind of call, and does not use a backend that has become unavailable."""
+    x, counted, cost = torch.empty(1, 3, 9, 8), [], fft.cost
+    monkeypatch.setattr(fft, 'cost', lambda *call: counted.append(call) or cost(*call))
+    chosen = choose_backend('auto', x, CELLS[3:-3], CELLS[3:-3])
+    for changed, backward, count in ((x, False, 1), (x, True, 2), (x.double(), False, 3), (x[..., :4], False, 4), (x, False, 4)):
+        choose_backend('auto', changed, CELLS[3:-3], CELLS[3:-3], backward)
+        assert len(counted) == count
+    monkeypatch.setattr(chosen, 'unavailable', lambda device, dtype: 'it has gone')
+    assert choose_backend('auto', x, CELLS[3:-3], CELLS[3:-3]) is not chosen
 
 
 @pytest.mark.parametrize('name', available_backends())
