@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
@@ -159,9 +160,9 @@ def test_a_process_ends_with_the_session(tmp_path):
         'child.stdout.readline(); print(child.pid)'
     )
     result = subprocess.run([sys.executable, '-c', parent], env=tool_env(), capture_output=True, text=True, timeout=60)
-    status = f'/proc/{int(result.stdout)}/stat'
+    status = Path(f'/proc/{int(result.stdout)}/stat')
     deadline = time.monotonic() + 30
-    while os.path.exists(status) and open(status).read().rpartition(')')[2].split()[0] != 'Z':
+    while status.exists() and status.read_text().rpartition(')')[2].split()[0] != 'Z':
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
