@@ -36,7 +36,10 @@ settings.load_profile('ci' if os.environ.get('CI') else 'default')
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / 'configs'
 TOOLS = ROOT / 'tools'
-LONG_FILES = ('test_distributed', 'test_detection', 'test_segmentation', 'test_classification')
+LONG_FILES = (
+    'test_distributed', 'test_detection', 'test_segmentation', 'test_classification', 'test_triton_resources', 'test_gpu_compilation',
+    'test_gpu_tool', 'test_deployment',
+)  # fmt: skip
 COCO_ID_GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 
 

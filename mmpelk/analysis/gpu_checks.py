@@ -169,10 +169,8 @@ def check_layouts_and_bits(device: str, backend: str, dtype: torch.dtype, small:
         raise CheckFailed('the channels that pass have changed')
     if not last[0].is_contiguous(memory_format=torch.channels_last):
         raise CheckFailed('the output of a channels_last map is not channels_last')
-    difference, limit = (
-        _largest(_relative(b, a.double().cpu()) for a, b in zip(first, last, strict=True)),
-        max_error(backend, dtype),
-    )
+    limit = max_error(backend, dtype)
+    difference = _largest(_relative(b, a.double().cpu()) for a, b in zip(first, last, strict=True))
     if not difference < limit:
         raise CheckFailed(f'channels_last differs by {difference:.2g}')
     if backend not in ('fft', 'dense') and not all(torch.equal(a, b) for a, b in zip(first, again, strict=True)):

@@ -37,6 +37,9 @@ COMPUTE = {
     torch.ops.mmpelk.depthwise_conv2d.default: compute_conv,
     torch.ops.mmpelk.depthwise_conv2d_weight_grad.default: compute_weight_grad,
 }
+# torch.compile sets this variable. The kernels must be compiled with the assembler of the process that launches them.
+PTXAS = 'TRITON_PTXAS_PATH'
+PTXAS_PATH = os.environ.get(PTXAS)
 NETWORKS = ('PeLK-T', 'PeLK-101-T', 'SLaK-T')  # those with large kernels that Triton can compute
 
 
@@ -197,7 +200,8 @@ def compile_kernels(variants: Iterable[Variant], target: object) -> dict[str, in
     variants = sorted(set(variants), key=lambda variant: -variant.seconds)
     total, done, errors, started = sum(variant.seconds for variant in variants), 0.0, [], time.monotonic()
     context = multiprocessing.get_context('spawn')
-    with ProcessPoolExecutor(min(len(os.sched_getaffinity(0)), len(variants)), context, _compile_only_for, (target,)) as pool:
+    workers, setting = min(len(os.sched_getaffinity(0)), len(variants)), (target, PTXAS_PATH)
+    with ProcessPoolExecutor(workers, context, _compile_only_for, setting) as pool:
         futures = {pool.submit(_compile, variant): variant for variant in variants}
         for count, future in enumerate(as_completed(futures), 1):
             if error := future.exception():
@@ -229,8 +233,11 @@ class _Compiler:
         return self.target
 
 
-def _compile_only_for(target: object) -> None:
+def _compile_only_for(target: object, ptxas: str | None = PTXAS_PATH) -> None:
     import triton
+
+    if ptxas is None:
+        os.environ.pop(PTXAS, None)
 
     triton.runtime.driver.set_active(_Compiler(target))
 

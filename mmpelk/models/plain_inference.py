@@ -12,9 +12,8 @@ def is_plain_inference(device: torch.device) -> bool:
     """Return whether a call runs on a CPU and only computes values.
 
     The result is False while gradients, tangents, ``torch.func`` transforms, or graphs are recorded, and while a mode, such as that of
-    fake tensors, intercepts the operators. Both shortcuts are for CPUs only:
-    an MLP in pieces keeps its hidden layer in the CPU's cache, and comparing weights with earlier ones is cheap on a CPU but would
-    synchronize a GPU.
+    fake tensors, intercepts the operators. Both shortcuts are for CPUs only: an MLP in pieces keeps its hidden layer in the CPU's
+    cache, and comparing weights with earlier ones is cheap on a CPU but would synchronize a GPU.
     """
     return (
         device.type == 'cpu'
