@@ -18,7 +18,7 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -218,7 +218,10 @@ def _cache(folder: Path) -> Path:
 
 def _software() -> dict[str, str | int | None]:
     """Return the versions of what computes on a GPU, apart from torch."""
-    triton = version('triton') if find_spec('triton') else None
+    try:
+        triton = version('triton')
+    except PackageNotFoundError:  # or a nightly build, which has another name
+        triton = None
     return dict(triton=triton, cuda=torch.version.cuda, cudnn=torch.backends.cudnn.version())
 
 
