@@ -238,7 +238,6 @@ def _compile_only_for(target: object, ptxas: str | None = PTXAS_PATH) -> None:
 
     if ptxas is None:
         os.environ.pop(PTXAS, None)
-
     triton.runtime.driver.set_active(_Compiler(target))
 
 

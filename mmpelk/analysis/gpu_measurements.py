@@ -33,6 +33,8 @@ TRAINED = ('PeLK-T', 'PeLK-101-T', WIDE, 'SLaK-T')
 TEST_MODULES = ('pytest', 'hypothesis', 'numpy')
 # Bytes of the maps of means that are written and read again in one part.
 MAX_MAPS_BYTES = {'16 MB': 2**24, '32 MB': 2**25, '64 MB': 2**26, 'unlimited': 2**62}
+# By default, cuDNN would round float32 to tf32, which the Triton backends do not, and would not time its algorithms, as they do.
+with_fair_cudnn = torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False)
 # The groups of tests/ops that run on a GPU, each in less than a few minutes.
 TEST_GROUPS = {
     'triton': ('tests/ops/backends/test_triton.py',),
@@ -145,15 +147,9 @@ def plan(device: str, scale: Scale) -> dict[str, dict[str, Callable[[], dict]]]:
     }
     if on_gpu and TESTS.is_dir():
         steps['tests'] = {name: partial(run_tests, arguments) for name, arguments in TEST_GROUPS.items()}
-    for step in ('operator', 'inference', 'training', 'profile', 'shapes', 'sweep', 'batches'):
-        steps[step] = {name: with_fair_cudnn(item) for name, item in steps[step].items()}
     if on_gpu:  # last, because it needs no GPU: tools/triton_report.py can do the same elsewhere
         steps['kernels'] = {'registers, spills, and shared memory': partial(kernel_resources, device)}
     return steps
-
-
-# By default, cuDNN would round float32 to tf32, which the Triton backends do not, and would not time its algorithms, as they do.
-with_fair_cudnn = torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False)
 
 
 def compile_most(device: str, scale: Scale) -> dict[str, int]:
@@ -184,6 +180,7 @@ def kernel_resources(device: str) -> dict:
     return dict(variants=compile_variants([10 * major + minor for major, minor in [torch.cuda.get_device_capability(device)]]))
 
 
+@with_fair_cudnn
 def operator_times(shape: tuple, backward: bool, device: str, precision: str, scale: Scale) -> dict:
     """Time all calls of :func:`operator_calls` for one shape."""
     calls = operator_calls(shape, backward, device, PRECISIONS[precision])
@@ -200,6 +197,7 @@ def operator_times(shape: tuple, backward: bool, device: str, precision: str, sc
     return dict(shape=shape, backward=backward, precision=precision, **work, lacking=lacking, ms=ms)
 
 
+@with_fair_cudnn
 def graph_times(shape: Shape, device: str, precision: str, scale: Scale) -> dict:
     """Time replays of CUDA graphs beside plain calls. The difference is the overhead of the launches.
 
@@ -219,6 +217,7 @@ def _call_each(calls: list[Callable[[], object]]) -> list[object]:
     return [call() for call in calls]
 
 
+@with_fair_cudnn
 def part_times(shape: Shape, device: str, precision: str, scale: Scale) -> dict:
     """Time the Triton backends with maps of means that are written in parts of several sizes (``MAX_MAPS_BYTES``).
 
@@ -269,6 +268,7 @@ def _calls_times(title: str, calls: dict, shape: Shape, device: str, precision: 
     return dict(title=title, shape=shape, precision=precision, ms=ms)
 
 
+@with_fair_cudnn
 def inference_times(batch: int, size: int, device: str, precision: str, scale: Scale) -> dict:
     """Time the inference of classifiers: PeLK-T, PeLK-101-T, ConvNeXt-T x 1.3, and SLaK-T."""
     images = torch.randn(batch, 3, size, size, device=device, dtype=PRECISIONS[precision])
@@ -292,6 +292,7 @@ def inference_times(batch: int, size: int, device: str, precision: str, scale: S
     return dict(batch=batch, size=size, precision=precision, networks=networks, ms=result)
 
 
+@with_fair_cudnn
 def training_time(name: str, batch: int, size: int, device: str, precision: str, scale: Scale) -> dict:
     """Time the training steps of a segmentor, and measure their peak memory."""
     step = _training_step(name, batch, size, device, precision, scale)
@@ -325,6 +326,7 @@ def largest_batches(name: str, size: int, device: str, precision: str, scale: Sc
     return dict(model=name, precision=precision, size=size, batches=rows, stopped=stopped)
 
 
+@with_fair_cudnn
 def profile_step(name: str, batch: int, size: int, device: str, precision: str, scale: Scale) -> dict:
     """Profile a training step, and sum the times by kernel, or by operator on a CPU."""
     step = _training_step(name, batch, size, device, precision, scale)

@@ -42,10 +42,12 @@ def is_differentiated(*args: Any) -> bool:
     """
     if TORCH < (2, 4) or torch._C._are_functorch_transforms_active():
         return True
-    tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-        return True
-    return has_tangent(*tensors)
+    return needs_grad(*args) or has_tangent(*args)
+
+
+def needs_grad(*args: Any) -> bool:
+    """Return whether autograd follows any tensor among the arguments."""
+    return torch.is_grad_enabled() and any(isinstance(arg, torch.Tensor) and arg.requires_grad for arg in args)
 
 
 def has_tangent(*args: Any) -> bool:
@@ -103,8 +105,7 @@ def register_autograd(name: str, backward: Callable, setup_context: Callable) ->
                 f'{name} has no derivatives in forward mode in compiled graphs and direct calls; call the function of mmpelk.ops '
                 'without torch.compile'
             )
-        needs_grad = torch.is_grad_enabled() and any(isinstance(arg, torch.Tensor) and arg.requires_grad for arg in args)
-        return recorded.apply(*args) if needs_grad else forward(*args)
+        return recorded.apply(*args) if needs_grad(*args) else forward(*args)
 
     _implement(name, call, 'Autograd')
 

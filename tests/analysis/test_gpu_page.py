@@ -4,12 +4,11 @@ from mmpelk.analysis import gpu_page
 
 
 def test_targets():
-    def row(**times):
-        return dict(ms={name.replace('_', ', '): dict(median=value) for name, value in times.items()})
+    def row(times):
+        return dict(ms={name: dict(median=value) for name, value in times.items()})
 
-    plain = row(auto=5.0, copy=1.0)
-    plain['ms'] |= {'F.conv2d': dict(median=100.0), 'F.conv2d, channels_last': dict(median=60.0)}
-    graphs = row(**{'auto_CUDA graph': 2.0, 'copy_CUDA graph': 1.0})
+    plain = row({'F.conv2d': 100.0, 'F.conv2d, channels_last': 60.0, 'auto': 5.0, 'copy': 1.0})
+    graphs = row({'auto, CUDA graph': 2.0, 'copy, CUDA graph': 1.0})
     shape = (16, 46, 128, 51)
     items = {f'float32, forward, {shape}': plain, f'float32, CUDA graphs beside plain calls, {shape}': graphs}
     lines = gpu_page.target_lines(dict(steps=dict(operator=items)))
